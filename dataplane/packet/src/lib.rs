@@ -1,0 +1,21 @@
+//! What a packet is: its headers, its flow, and the words the whole of Towpath speaks about it.
+//!
+//! Everything here is plain data over byte slices: no DPDK, no I/O, no clock, no `unsafe`. The forwarder, the network
+//! functions and the controller all depend on this crate and it depends on none of them.
+//!
+//! A frame inside a host is always an untagged Ethernet II frame: 14 bytes, then IPv4, IPv6 or ARP. 802.1Q and VXLAN are
+//! taken off at the door ([`ethernet`], [`vxlan`]) and put back on the way out.
+//!
+//! Byte order: multi-byte fields in types are host order; only the header modules touch network order.
+#![forbid(unsafe_code)]
+
+mod drop_reason;
+mod flow;
+mod function;
+pub mod headers;
+mod names;
+
+pub use drop_reason::{DropClass, DropReason};
+pub use flow::{FiveTuple, FlowKey, protocol};
+pub use function::{Arrival, NetworkFunction, NfCounter, NfError, Packet, Verdict};
+pub use names::{Direction, Ecn, MacAddr, NameError, PathId, Tag, Vni, VportId};

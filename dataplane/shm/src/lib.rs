@@ -1,0 +1,3 @@
+//! shm
+pub mod launch;
+pub mod rules;

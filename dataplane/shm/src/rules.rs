@@ -1,0 +1,220 @@
+//! The rules that fill a forwarder's tables, as the controller says them and the forwarder keeps them.
+//!
+//! These are the checked types; [`crate::message`] is how they look in a ring.
+
+use std::net::IpAddr;
+
+use packet::{Direction, FlowKey, PathId, Tag, Vni, VportId};
+use serde::{Deserialize, Serialize};
+
+/// Where a packet goes after a rule matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// An NF instance's input, or an endpoint's egress, on this host.
+    Vport(VportId),
+    /// Another host: encapsulate to this VTEP; `next` is the element's vport over there.
+    Tunnel {
+        /// The other host's VTEP address.
+        vtep: IpAddr,
+        /// The next element's vport on that host, carried as the inner destination address.
+        next: VportId,
+    },
+}
+
+/// What the element at a subchain's end keeps about the flow's other direction.
+///
+/// The packet that is delivered to `Next::Vport(v)` concerns the exact rule of `(v, vni, reversed five-tuple)`, which is the
+/// rule that the flow's answers will meet when they come back out of `v`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Not the end of a subchain.
+    None,
+    /// The forward end: make that rule if it is not there, keep it alive if it is.
+    Learn(ReverseHead),
+    /// The reverse end: keep that rule alive.
+    Refresh,
+}
+
+/// The exact rule that a forward end makes for the flow's answers; no direction, learned rules always run in reverse, and
+/// they always end with [`Delivery::Refresh`] if their first hop is already the reverse end (`ends_here`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ReverseHead {
+    /// The tag to set on the answers.
+    pub tag: Tag,
+    /// Where the answers go first.
+    pub next: Next,
+    /// True if `next` is already the reverse direction's end (a subchain without NFs on one host).
+    pub ends_here: bool,
+    /// The instance path.
+    pub path: PathId,
+    /// The largest IP packet, in bytes, that the reverse way takes without fragmentation.
+    pub path_mtu: u16,
+}
+
+/// What an exact rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ExactAction {
+    /// The tag to set.
+    pub tag: Tag,
+    /// The direction that the tag names.
+    pub direction: Direction,
+    /// Where to.
+    pub next: Next,
+    /// What the end of the subchain keeps, when the first hop is already the end.
+    pub delivery: Delivery,
+    /// The instance path, for those who ask where a flow goes.
+    pub path: PathId,
+    /// The largest IP packet, in bytes, that this way takes; larger ones are answered with ICMP "too big".
+    pub path_mtu: u16,
+}
+
+/// An exact rule: one flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ExactRule {
+    /// Which flow, coming from which vport.
+    pub key: FlowKey,
+    /// What to do.
+    pub action: ExactAction,
+}
+
+/// What a tag rule matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TagKey {
+    /// The vport of the prior element: an NF instance on this host, or [`VportId::TUNNEL`].
+    pub prior: VportId,
+    /// At the tunnel, the vport that the inner destination address names; the prior vport again everywhere else.
+    pub segment: VportId,
+    /// The tenant's network.
+    pub vni: Vni,
+    /// The path and direction.
+    pub tag: Tag,
+}
+
+/// What a tag rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TagAction {
+    /// The direction that the tag names.
+    pub direction: Direction,
+    /// Where to.
+    pub next: Next,
+    /// What the end of the subchain keeps.
+    pub delivery: Delivery,
+    /// The instance path.
+    pub path: PathId,
+    /// The place of the rule's packet and byte counters in the lcore's block, in `0..TAG_COUNTERS`.
+    pub counter: u16,
+}
+
+/// A tag rule: one hop of one path in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TagRule {
+    /// What it matches.
+    pub key: TagKey,
+    /// What to do.
+    pub action: TagAction,
+}
+
+/// A version of the tables; a batch of updates becomes visible as a whole at its commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+/// Controller → lcore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// Add an exact rule, or replace the one of the same key; it releases the flow's parked packets at the commit.
+    InsertExact(ExactRule),
+    /// Remove an exact rule.
+    RemoveExact(FlowKey),
+    /// The chain says no: drop the flow's parked packets as `no-chain`, and the ones that come for a while.
+    RejectFlow(FlowKey),
+    /// Add or replace a tag rule.
+    InsertTag(TagRule),
+    /// Remove a tag rule.
+    RemoveTag(TagKey),
+    /// Everything since the last commit becomes visible.
+    Commit(Epoch),
+    /// Send every installed rule back ([`Event::Exact`], [`Event::TagInstalled`]), then [`Event::ReadBackDone`] with this number.
+    ReadBack(u32),
+    /// Copy packets that pass this vport to the capture ring (at most `snap` bytes each).
+    StartCapture {
+        /// Which vport.
+        vport: VportId,
+        /// Bytes of each packet to keep.
+        snap: u16,
+    },
+    /// No more copies of this vport's packets.
+    StopCapture(VportId),
+}
+
+/// Lcore → controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The first packet of a flow, parked until an exact rule comes.
+    FlowMiss {
+        /// The flow.
+        key: FlowKey,
+        /// The TCP flag byte, 0 when not TCP.
+        tcp_flags: u8,
+        /// Length of the IP packet in bytes.
+        length: u16,
+        /// When the packet was received: the dataplane's monotonic clock, ns.
+        received_ns: u64,
+    },
+    /// A flow's rule timed out or its connection closed.
+    FlowExpired {
+        /// The flow.
+        key: FlowKey,
+        /// Its path.
+        path: PathId,
+        /// Packets that met the rule.
+        packets: u64,
+        /// Bytes of IP that met the rule.
+        bytes: u64,
+    },
+    /// The batch up to this epoch is in force.
+    Committed(Epoch),
+    /// A batch was refused as a whole; nothing of it is in force.
+    Refused {
+        /// The epoch of its commit.
+        epoch: Epoch,
+        /// Why.
+        reason: Refusal,
+    },
+    /// An installed exact rule, in answer to [`Update::ReadBack`].
+    Exact {
+        /// The rule.
+        rule: ExactRule,
+        /// Learned from the forward direction, not said by the controller.
+        learned: bool,
+        /// Packets that met it.
+        packets: u64,
+        /// Bytes of IP that met it.
+        bytes: u64,
+        /// How long since the last one, ms.
+        idle_ms: u32,
+    },
+    /// An installed tag rule, in answer to [`Update::ReadBack`].
+    TagInstalled(TagRule),
+    /// The read-back of this number is complete.
+    ReadBackDone(u32),
+    /// The NF instance on this lcore panicked; it forwards nothing any more.
+    NfFailed(VportId),
+}
+
+/// Why a lcore refused a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// A message could not be decoded.
+    Malformed,
+    /// More messages between two commits than a batch may have.
+    BatchTooLarge,
+    /// The exact table can't hold the batch.
+    ExactTableFull,
+    /// The tag table can't hold the batch.
+    TagTableFull,
+    /// A rule names a vport that this host does not have.
+    NoSuchVport,
+}
