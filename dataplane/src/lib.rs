@@ -1,1 +1,35 @@
-//! x
+//! The dataplane: a poll-mode forwarder with one NF per core.
+//!
+//! A packet's path, and the module that each step is in:
+//!
+//! 1. A port's I/O lcore receives it ([`io_lcore`], [`ingress`]) and asks ExactTable for its flow ([`exact`], [`forwarder`]).
+//!    A new flow's packets are parked ([`parking`]) until the controller says a rule ([`updates`]).
+//! 2. It goes from lcore to lcore by rings ([`outlets`]), through one NF each ([`nf_lcore`]), by its tag ([`tag`]).
+//! 3. Behind a mangler it meets ExactTable again.
+//! 4. The end of each subchain keeps the rule that the answers will meet ([`forwarder`]).
+//! 5. To another host it travels in VXLAN, and 6. at the last host it leaves as it came ([`egress`], [`neighbors`]).
+//!
+//! Around it: [`assembly`] builds everything from the launch document, [`launch`] runs it, [`lcore`] is the loop, [`idle`] what it does when there
+//! is nothing to do, [`account`] what it tells the outside, [`control`] serves the controller's attachment.
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod assembly;
+pub mod control;
+pub mod egress;
+pub mod exact;
+pub mod forwarder;
+pub mod idle;
+pub mod ingress;
+pub mod io_lcore;
+pub mod launch;
+pub mod lcore;
+pub mod meta;
+pub mod neighbors;
+pub mod nf_lcore;
+pub mod outlets;
+pub mod parking;
+mod report;
+pub mod tag;
+pub mod topology;
+pub mod updates;

@@ -1,0 +1,89 @@
+//! What a lcore tells the outside about its packets: counters in shared memory, and copies for captures.
+//!
+//! One writer per block, so a count is a load and a store without a lock. A capture copies a packet as it enters or leaves
+//! an element; when the capture ring is full the copy is counted as missed and the packet goes on.
+
+use packet::{DropReason, VportId};
+use shm::capture::{CaptureHeader, CaptureProducer, CaptureSide};
+use shm::counters::{CountersWriter, MAX_VPORTS};
+
+/// Counters and captures of one lcore.
+pub struct Account {
+    /// The shared block.
+    pub counters: CountersWriter,
+    clock_offset_ns: i64,
+    ring: Option<CaptureProducer>,
+    snap: Vec<Option<u16>>,
+    active: usize,
+}
+
+impl Account {
+    /// Counts into this block; nothing is captured until somebody asks. `clock_offset_ns` is real time minus the monotonic
+    /// clock.
+    pub fn new(counters: CountersWriter, clock_offset_ns: i64) -> Self {
+        Self { counters, clock_offset_ns, ring: None, snap: vec![None; MAX_VPORTS], active: 0 }
+    }
+
+    /// Counts packets that ended here.
+    pub fn count_drop(&mut self, reason: DropReason, packets: u64) {
+        self.counters.drops[reason.index()].add(packets);
+    }
+
+    /// Counts a packet that met a tag rule.
+    pub fn count_rule(&mut self, counter: u16, bytes: usize) {
+        if let Some(rule) = self.counters.tags.get(usize::from(counter)) {
+            rule.packets.add(1);
+            rule.bytes.add(bytes as u64);
+        }
+    }
+
+    /// A packet goes into the element at `vport`.
+    pub fn enter(&mut self, vport: VportId, frame: &[u8], now_ns: u64) {
+        if let Some(counters) = self.counters.vports.get(usize::from(vport.0)) {
+            counters.in_packets.add(1);
+            counters.in_bytes.add(frame.len() as u64);
+        }
+        if self.active > 0 {
+            self.copy(vport, CaptureSide::In, frame, now_ns);
+        }
+    }
+
+    /// A packet comes out of the element at `vport`.
+    pub fn leave(&mut self, vport: VportId, frame: &[u8], now_ns: u64) {
+        if let Some(counters) = self.counters.vports.get(usize::from(vport.0)) {
+            counters.out_packets.add(1);
+            counters.out_bytes.add(frame.len() as u64);
+        }
+        if self.active > 0 {
+            self.copy(vport, CaptureSide::Out, frame, now_ns);
+        }
+    }
+
+    fn copy(&mut self, vport: VportId, side: CaptureSide, frame: &[u8], now_ns: u64) {
+        let Some(snap) = self.snap.get(usize::from(vport.0)).copied().flatten() else { return };
+        let Some(ring) = &mut self.ring else { return };
+        let kept = frame.get(..usize::from(snap)).unwrap_or(frame);
+        let realtime_ns = now_ns.wrapping_add_signed(self.clock_offset_ns);
+        let header = CaptureHeader { vport, side, original_length: frame.len() as u32, realtime_ns };
+        match ring.push(&header, kept) {
+            Ok(true) => {}
+            Ok(false) => self.counters.capture_missed.add(1),
+            Err(_) => self.ring = None, // the ring is not one any more: the next controller brings another
+        }
+    }
+
+    /// A controller attached: captures go to its ring, and those of the one before end.
+    pub fn attach(&mut self, ring: CaptureProducer) {
+        self.ring = Some(ring);
+        self.snap.fill(None);
+        self.active = 0;
+    }
+
+    /// Starts (with the bytes to keep of each packet) or stops the capture at a vport.
+    pub fn capture(&mut self, vport: VportId, snap: Option<u16>) {
+        if let Some(slot) = self.snap.get_mut(usize::from(vport.0)) {
+            *slot = snap;
+            self.active = self.snap.iter().flatten().count();
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What goes out by a port: to an endpoint, with the sender's DSCP restored, or to another host in VXLAN.
+//!
+//! On the packet's path: step 5 (to another host) and step 6 (egress). A link is named by vport: an endpoint's own, or the
+//! tunnel's for the underlay. A frame goes to a *neighbour* (its address must be known), then to a *link* (a port, or once
+//! more into VXLAN for an endpoint behind a foreign VTEP).
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+use packet::headers;
+use packet::vxlan::{self, Outer};
+use packet::{DropReason, Ecn, MacAddr, Vni, VportId, ethernet, neighbor};
+use shm::launch::Attachment;
+
+use crate::io_lcore::IoLcore;
+use crate::meta::{Mbuf, Task};
+use crate::neighbors::NeighborKey;
+use crate::topology::{gateway_for, next_hop};
+
+/// Bytes of Ethernet header in front of the outer IP packet.
+const OUTER_ETHERNET: usize = ethernet::HEADER_LEN;
+/// Outer source port of a frame that belongs to no flow (ARP): the first of the range of RFC 7348 section 5.
+const NO_FLOW_PORT: u16 = 49_152;
+
+impl IoLcore {
+    /// The end of a chain, or of its reverse: the packet leaves Towpath as it came, but for what NFs changed.
+    pub(crate) fn to_endpoint(&mut self, vport: VportId, mut mbuf: Mbuf) {
+        let kept = self.forwarder.parse_own(&mbuf).and_then(|found| {
+            self.forwarder.keep_opposite(vport, &found, &mbuf)?;
+            Ok(found)
+        });
+        let mut found = match kept {
+            Ok(found) => found,
+            Err(reason) => return self.forwarder.end(mbuf, reason),
+        };
+        let dscp = mbuf.meta().dscp;
+        headers::set_dscp(mbuf.data_mut(), &mut found, dscp);
+        self.forwarder.account.enter(vport, mbuf.data(), self.forwarder.now_ns);
+        let Some(endpoint) = self.forwarder.topology.endpoint(vport) else {
+            return self.forwarder.end(mbuf, DropReason::NoSuchVport);
+        };
+        let hop = next_hop(endpoint, found.five_tuple.destination);
+        self.to_neighbor((vport, hop), mbuf);
+    }
+
+    /// Between elements on two hosts.
+    pub(crate) fn to_host(&mut self, vtep: IpAddr, mbuf: Mbuf) {
+        self.forwarder.account.enter(VportId::TUNNEL, mbuf.data(), self.forwarder.now_ns);
+        let vni = mbuf.meta().vni;
+        self.encapsulate(vtep, vni, mbuf);
+    }
+
+    fn encapsulate(&mut self, vtep: IpAddr, vni: Vni, mut mbuf: Mbuf) {
+        let Some(tunnel) = &self.tunnel else { return self.forwarder.end(mbuf, DropReason::NoSuchVport) };
+        let port = &self.ports[tunnel.port];
+        let flow = headers::parse_trusted(mbuf.data()).ok();
+        let outer = Outer {
+            source_mac: port.mac,
+            destination_mac: MacAddr::BROADCAST, // until the neighbour is known
+            source: tunnel.address,
+            destination: vtep,
+            source_port: flow.as_ref().map_or(NO_FLOW_PORT, vxlan::entropy_port_of),
+            udp_port: tunnel.udp_port,
+            vni,
+            dscp: mbuf.meta().dscp,
+            ecn: flow.map_or(Ecn::NotEct, |found| vxlan::ecn_at_encap(headers::ecn(mbuf.data(), &found))),
+        };
+        let length = outer.overhead();
+        if mbuf.len() + length - OUTER_ETHERNET > usize::from(port.mtu) {
+            return self.forwarder.end(mbuf, DropReason::TooBig);
+        }
+        if mbuf.prepend(length).is_none() {
+            return self.forwarder.end(mbuf, DropReason::NoHeadroom);
+        }
+        let (room, inner) = mbuf.data_mut().split_at_mut(length);
+        if let Err(reason) = outer.write(room, inner) {
+            return self.forwarder.end(mbuf, reason);
+        }
+        let on_link = tunnel.prefix.contains(&vtep);
+        let hop = tunnel.gateway.filter(|_| !on_link).unwrap_or(vtep);
+        self.to_neighbor((VportId::TUNNEL, hop), mbuf);
+    }
+
+    /// Sends a frame to a neighbour, or lets it wait until the neighbour is known.
+    fn to_neighbor(&mut self, key: NeighborKey, mbuf: Mbuf) {
+        let Some(resolution) = self.neighbors.resolve(key, self.forwarder.now_ns) else {
+            return self.forwarder.end(mbuf, DropReason::NeighborQueueFull);
+        };
+        if resolution.ask {
+            self.ask(key, resolution.mac);
+        }
+        match resolution.mac {
+            Some(mac) => self.to_known_neighbor(key.0, mac, mbuf),
+            None => {
+                if let Err(mbuf) = self.neighbors.hold(key, mbuf) {
+                    self.forwarder.end(mbuf, DropReason::NeighborQueueFull);
+                }
+            }
+        }
+    }
+
+    fn to_known_neighbor(&mut self, link: VportId, mac: MacAddr, mut mbuf: Mbuf) {
+        let Some(own) = self.mac_on(link) else { return self.forwarder.end(mbuf, DropReason::NoSuchVport) };
+        ethernet::set_addresses(mbuf.data_mut(), mac, own);
+        self.to_link(link, mbuf);
+    }
+
+    /// Sends a frame whose addresses stand to a link.
+    pub(crate) fn to_link(&mut self, link: VportId, mut mbuf: Mbuf) {
+        if link == VportId::TUNNEL {
+            return match self.tunnel.as_ref().map(|tunnel| tunnel.port) {
+                Some(port) => self.ports[port].send(mbuf, &mut self.forwarder),
+                None => self.forwarder.end(mbuf, DropReason::NoSuchVport),
+            };
+        }
+        let behind = self.forwarder.topology.endpoint(link).and_then(|endpoint| match endpoint.attachment {
+            Attachment::Vtep { address } => Some((address, endpoint.vni)),
+            Attachment::Port { .. } => None,
+        });
+        if let Some((vtep, vni)) = behind {
+            return self.encapsulate(vtep, vni, mbuf);
+        }
+        let Some((port, vlan)) = self.port_of(link) else {
+            return self.forwarder.end(mbuf, DropReason::NoSuchVport);
+        };
+        if let Some(vlan) = vlan {
+            if mbuf.prepend(ethernet::TAG_LEN).is_none() {
+                return self.forwarder.end(mbuf, DropReason::NoHeadroom);
+            }
+            ethernet::write_tag(mbuf.data_mut(), vlan);
+        }
+        self.ports[port].send(mbuf, &mut self.forwarder);
+    }
+
+    fn port_of(&self, link: VportId) -> Option<(usize, Option<u16>)> {
+        self.ports
+            .iter()
+            .enumerate()
+            .find_map(|(at, port)| port.endpoints.iter().find(|(_, vport)| *vport == link).map(|&(vlan, _)| (at, vlan)))
+    }
+
+    /// The host's own MAC address on a link; behind a foreign VTEP it is the underlay port's.
+    fn mac_on(&self, link: VportId) -> Option<MacAddr> {
+        let underlay = self.tunnel.as_ref().map(|tunnel| tunnel.port);
+        let port = self.port_of(link).map(|(port, _)| port).or(underlay)?;
+        Some(self.ports[port].mac)
+    }
+
+    /// The packets that waited for a neighbour leave, in order.
+    pub(crate) fn release_held(&mut self, key: NeighborKey) {
+        while let Some((mac, mbuf)) = self.neighbors.take_held(key) {
+            self.to_known_neighbor(key.0, mac, mbuf);
+        }
+    }
+
+    /// Asks who has an address.
+    fn ask(&mut self, (link, target): NeighborKey, known: Option<MacAddr>) {
+        let own_ip = match (link == VportId::TUNNEL, &self.tunnel) {
+            (true, Some(tunnel)) => Some(tunnel.address),
+            (true, None) => None,
+            (false, _) => self.forwarder.topology.endpoint(link).and_then(|endpoint| gateway_for(endpoint, target)),
+        };
+        let (Some(own_ip), Some(mac)) = (own_ip, self.mac_on(link)) else { return };
+        self.originate(link, |buffer| neighbor::write_request(buffer, mac, own_ip, target, known));
+    }
+
+    /// Answers who asked for an address that this host speaks for.
+    pub(crate) fn answer(&mut self, link: VportId, target: IpAddr, (asker, asker_mac): (IpAddr, MacAddr)) {
+        let Some(mac) = self.mac_on(link) else { return };
+        self.originate(link, |buffer| neighbor::write_reply(buffer, mac, target, asker_mac, asker));
+    }
+
+    /// Sends a frame of the host's own to a link.
+    fn originate(&mut self, link: VportId, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
+        let Some(mut mbuf) = self.forwarder.mempool.alloc() else { return };
+        let Some(length) = mbuf.append(neighbor::MAX_LEN).and_then(write) else { return };
+        if !mbuf.trim(neighbor::MAX_LEN - length) {
+            return;
+        }
+        mbuf.meta_mut().task = Task::Reply(link);
+        self.forwarder.account.counters.originated.add(1);
+        self.to_link(link, mbuf);
+    }
+
+    /// Twice a second: ends what waited too long, and asks again for what still waits.
+    pub(crate) fn keep_neighbors(&mut self) {
+        let now_ns = self.forwarder.now_ns;
+        let Self { neighbors, forwarder, .. } = self;
+        neighbors.expire(now_ns, |mbuf| forwarder.end(mbuf, DropReason::NeighborUnresolved));
+        let mut due = ArrayVec::<NeighborKey, 64>::new();
+        self.neighbors.to_ask_again(now_ns, |key| {
+            let _ = due.try_push(key); // the rest is asked for next time
+        });
+        for key in due {
+            self.ask(key, None);
+        }
+    }
+}

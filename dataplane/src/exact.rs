@@ -1,0 +1,340 @@
+//! ExactTable: one entry per flow, at the head of a subchain.
+//!
+//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). The entry of a new flow is *pending*
+//! while the controller is asked; its packets are parked in order and leave when the rule comes.
+//!
+//! Entries live in a slab that is allocated once; an index of slab positions finds them by key. The index has twice the
+//! slab's capacity, so that removals never make it grow. The hash is seeded at start, because flow keys are chosen by
+//! whoever sends packets.
+//!
+//! Invariants: an entry is in the index exactly while it is not free; a generation number tells a reused entry from the one
+//! that a deadline was set for.
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use packet::{FlowKey, protocol};
+use shm::launch::Limits;
+use shm::rules::ExactAction;
+
+use crate::parking::ParkedFlow;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// How long a flow that no chain selects is dropped without asking the controller again.
+const REJECTED_NS: u64 = NANOS_PER_SECOND;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+
+/// What stands in an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowState {
+    /// The controller was, or will be, asked.
+    Pending,
+    /// The rule is in force.
+    Active(ExactAction),
+    /// No chain selects the flow.
+    Rejected,
+}
+
+/// One flow.
+#[derive(Debug)]
+pub struct FlowEntry {
+    /// Which flow.
+    pub key: FlowKey,
+    /// Its rule, if it has one yet.
+    pub state: FlowState,
+    /// Its parked packets while it is pending.
+    pub parked: ParkedFlow,
+    /// When the last packet met it, in either direction; for a pending flow, when it missed.
+    pub last_ns: u64,
+    /// Packets that met the rule.
+    pub packets: u64,
+    /// Bytes of IP that met the rule.
+    pub bytes: u64,
+    /// The rule was learned from the forward direction.
+    pub learned: bool,
+    /// FIN or RST was seen.
+    pub closing: bool,
+    /// The flow-miss event was sent.
+    pub announced: bool,
+    generation: u32,
+    in_use: bool,
+}
+
+/// A slab position together with the generation it was seen with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowHandle {
+    index: u32,
+    generation: u32,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct ExactTable {
+    index: HashTable<u32>,
+    entries: Vec<FlowEntry>,
+    free: Vec<u32>,
+    hasher: RandomState,
+    sweep_at: usize,
+    idle: IdleTimes,
+}
+
+#[derive(Debug)]
+struct IdleTimes {
+    tcp_ns: u64,
+    tcp_closing_ns: u64,
+    udp_ns: u64,
+    other_ns: u64,
+}
+
+impl ExactTable {
+    /// An empty table for `limits.flows` flows; nothing is allocated after this.
+    pub fn new(limits: &Limits) -> Self {
+        let capacity = limits.flows as usize;
+        Self {
+            index: HashTable::with_capacity(capacity * 2),
+            entries: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            hasher: RandomState::new(),
+            sweep_at: 0,
+            idle: IdleTimes {
+                tcp_ns: u64::from(limits.tcp_idle_s) * NANOS_PER_SECOND,
+                tcp_closing_ns: u64::from(limits.tcp_closing_s) * NANOS_PER_SECOND,
+                udp_ns: u64::from(limits.udp_idle_s) * NANOS_PER_SECOND,
+                other_ns: u64::from(limits.other_idle_s) * NANOS_PER_SECOND,
+            },
+        }
+    }
+
+    /// How many flows it holds.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// True if it holds no flow.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// How many more flows fit.
+    pub fn room(&self) -> usize {
+        self.entries.capacity() - self.len()
+    }
+
+    /// The flow of this key.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowHandle> {
+        let hash = self.hasher.hash_one(key);
+        let index = *self.index.find(hash, |&index| self.entries[index as usize].key == *key)?;
+        Some(FlowHandle { index, generation: self.entries[index as usize].generation })
+    }
+
+    /// The entry behind a handle, unless it was removed since.
+    pub fn get_mut(&mut self, handle: FlowHandle) -> Option<&mut FlowEntry> {
+        let entry = self.entries.get_mut(handle.index as usize)?;
+        (entry.in_use && entry.generation == handle.generation).then_some(entry)
+    }
+
+    /// A new entry for a key that is not in the table; none when the table is full.
+    pub fn add(&mut self, key: FlowKey, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
+        let index = self.vacant()?;
+        let entry = &mut self.entries[index as usize];
+        let generation = entry.generation;
+        *entry = FlowEntry { state, last_ns: now_ns, generation, in_use: true, ..FlowEntry::vacant(key) };
+        let Self { index: table, entries, hasher, .. } = self;
+        let hash = hasher.hash_one(key);
+        table.insert_unique(hash, index, |&other| hasher.hash_one(entries[other as usize].key));
+        Some(FlowHandle { index, generation })
+    }
+
+    /// Takes a flow out and returns its list of parked packets, which the caller must end.
+    pub fn remove(&mut self, handle: FlowHandle) -> Option<ParkedFlow> {
+        let key = self.get_mut(handle)?.key;
+        let hash = self.hasher.hash_one(key);
+        self.index.find_entry(hash, |&index| index == handle.index).ok()?.remove();
+        let entry = &mut self.entries[handle.index as usize];
+        entry.in_use = false;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(handle.index);
+        Some(std::mem::take(&mut entry.parked))
+    }
+
+    /// Looks at up to `budget` slab positions and returns the first flow found whose time is up; the next call goes on behind
+    /// it. A pending flow has its own deadline and is not returned.
+    pub fn sweep(&mut self, now_ns: u64, budget: &mut usize) -> Option<FlowHandle> {
+        while *budget > 0 && !self.entries.is_empty() {
+            *budget -= 1;
+            self.sweep_at = if self.sweep_at + 1 < self.entries.len() { self.sweep_at + 1 } else { 0 };
+            let entry = &self.entries[self.sweep_at];
+            if entry.in_use && now_ns.saturating_sub(entry.last_ns) > self.idle.of(entry) {
+                return Some(FlowHandle { index: self.sweep_at as u32, generation: entry.generation });
+            }
+        }
+        None
+    }
+
+    /// The flow at or behind slab position `from`, and the position to go on from; for reading the table back piece by piece.
+    pub fn next_from(&self, from: usize) -> Option<(&FlowEntry, usize)> {
+        let (offset, entry) = self.entries.get(from..)?.iter().enumerate().find(|(_, entry)| entry.in_use)?;
+        Some((entry, from + offset + 1))
+    }
+
+    fn vacant(&mut self) -> Option<u32> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        if self.entries.len() == self.entries.capacity() {
+            return None;
+        }
+        let index = self.entries.len() as u32;
+        self.entries.push(FlowEntry::vacant(FlowEntry::NO_FLOW));
+        Some(index)
+    }
+}
+
+impl FlowEntry {
+    const NO_FLOW: FlowKey = FlowKey {
+        vport: packet::VportId::TUNNEL,
+        vni: match packet::Vni::new(0) {
+            Ok(vni) => vni,
+            Err(_) => unreachable!(),
+        },
+        five_tuple: packet::FiveTuple {
+            source: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            destination: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            source_port: 0,
+            destination_port: 0,
+            protocol: 0,
+        },
+    };
+
+    const fn vacant(key: FlowKey) -> Self {
+        Self {
+            key,
+            state: FlowState::Pending,
+            parked: ParkedFlow::EMPTY,
+            last_ns: 0,
+            packets: 0,
+            bytes: 0,
+            learned: false,
+            closing: false,
+            announced: false,
+            generation: 0,
+            in_use: false,
+        }
+    }
+
+    /// Accounts for a packet of this flow.
+    pub fn meet(&mut self, bytes: u64, tcp_flags: u8, now_ns: u64) {
+        self.packets += 1;
+        self.bytes += bytes;
+        self.refresh(tcp_flags, now_ns);
+    }
+
+    /// Keeps the flow alive, because a packet of either direction passed. A new SYN opens a closed connection again.
+    pub fn refresh(&mut self, tcp_flags: u8, now_ns: u64) {
+        self.last_ns = now_ns;
+        if tcp_flags & (FIN | RST) != 0 {
+            self.closing = true;
+        } else if tcp_flags & SYN != 0 {
+            self.closing = false;
+        }
+    }
+}
+
+impl IdleTimes {
+    fn of(&self, entry: &FlowEntry) -> u64 {
+        match (entry.state, entry.key.five_tuple.protocol) {
+            (FlowState::Pending, _) => u64::MAX,
+            (FlowState::Rejected, _) => REJECTED_NS,
+            (FlowState::Active(_), protocol::TCP) if entry.closing => self.tcp_closing_ns,
+            (FlowState::Active(_), protocol::TCP) => self.tcp_ns,
+            (FlowState::Active(_), protocol::UDP) => self.udp_ns,
+            (FlowState::Active(_), _) => self.other_ns,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use packet::{FiveTuple, Vni, VportId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(flow: u16) -> FlowKey {
+        FlowKey {
+            vport: VportId(1),
+            vni: Vni::new(100).unwrap(),
+            five_tuple: FiveTuple {
+                source: [10, 0, 0, 1].into(),
+                destination: [10, 0, 0, 2].into(),
+                source_port: flow,
+                destination_port: 80,
+                protocol: protocol::TCP,
+            },
+        }
+    }
+
+    fn table(flows: u32) -> ExactTable {
+        ExactTable::new(&Limits { flows, ..Limits::default() })
+    }
+
+    #[test]
+    fn a_full_table_takes_no_more_and_a_removal_makes_room() {
+        let mut table = table(4);
+        let handles: Vec<_> = (0..4).map(|flow| table.add(key(flow), FlowState::Pending, 0).unwrap()).collect();
+        assert_eq!(table.add(key(9), FlowState::Pending, 0), None);
+        assert!(table.remove(handles[2]).is_some());
+        assert!(table.add(key(9), FlowState::Pending, 0).is_some());
+        assert_eq!(table.room(), 0);
+    }
+
+    #[test]
+    fn a_handle_dies_with_its_flow_though_the_place_is_used_again() {
+        let mut table = table(1);
+        let first = table.add(key(1), FlowState::Pending, 0).unwrap();
+        table.remove(first);
+        let second = table.add(key(2), FlowState::Pending, 0).unwrap();
+        assert!(table.get_mut(first).is_none());
+        assert!(table.remove(first).is_none());
+        assert_eq!(table.get_mut(second).unwrap().key, key(2));
+    }
+
+    #[test]
+    fn a_rejected_flow_expires_after_a_second_and_a_pending_one_by_its_own_deadline_only() {
+        let mut table = table(4);
+        let rejected = table.add(key(1), FlowState::Rejected, 0).unwrap();
+        table.add(key(2), FlowState::Pending, 0).unwrap();
+        assert_eq!(table.sweep(REJECTED_NS, &mut 100), None);
+        assert_eq!(table.sweep(u64::MAX / 2, &mut 100), Some(rejected));
+    }
+
+    proptest! {
+        /// Breaks if removal loses a neighbour, reuse resurrects a flow, or the index grows apart from the slab.
+        #[test]
+        fn it_behaves_like_a_map(steps in prop::collection::vec((0u16..24, any::<bool>()), 1..400)) {
+            let mut table = table(16);
+            let mut model: HashMap<FlowKey, FlowHandle> = HashMap::new();
+            let buckets = table.index.capacity();
+            for (flow, add) in steps {
+                let key = key(flow);
+                prop_assert_eq!(table.find(&key), model.get(&key).copied());
+                match (add, model.get(&key).copied()) {
+                    (true, None) => match table.add(key, FlowState::Pending, 0) {
+                        Some(handle) => { model.insert(key, handle); }
+                        None => prop_assert_eq!(model.len(), 16),
+                    },
+                    (false, Some(handle)) => {
+                        prop_assert!(table.remove(handle).is_some());
+                        model.remove(&key);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.index.capacity().max(buckets), buckets, "the index grew");
+            }
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! The forwarder of one lcore: its tables, and the four decisions that make a packet's path.
+//!
+//! [`Forwarder::from_head`] (an endpoint's or a mangler's packet meets ExactTable), [`Forwarder::from_tag`] (inside a
+//! subchain), [`Forwarder::keep_opposite`] (the end of a subchain keeps the answers' rule), and [`Forwarder::dispatch`]
+//! (hand the packet to the lcore that owns the next element). Every lcore has one of its own and shares nothing.
+//!
+//! A packet that enters one of these functions is either handed on, parked, or ended by [`Forwarder::end`] with a reason;
+//! that is what conservation rests on.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use packet::fragments::FragmentCache;
+use packet::headers::{self, Headers};
+use packet::{Direction, DropReason, FiveTuple, FlowKey, MacAddr, Tag, Vni, VportId, ethernet, icmp};
+use shm::launch::Limits;
+use shm::rules::{Delivery, Event, ExactAction, Next, ReverseHead, TagKey};
+
+use crate::account::Account;
+use crate::exact::{ExactTable, FlowHandle, FlowState};
+use crate::meta::{Burst, Mbuf, Mempool, Task};
+use crate::outlets::{Outlets, RingConsumer};
+use crate::parking::Parking;
+use crate::tag::TagTable;
+use crate::topology::{Place, Topology, gateway_for};
+use crate::updates::ControllerPort;
+
+/// More elements than any path has on one host.
+const MAX_HOPS: u8 = 64;
+/// Bytes of TCP and IP header that the MSS does not count.
+const TCP_IPV4_HEADERS: u16 = 40;
+const TCP_IPV6_HEADERS: u16 = 60;
+/// Slab positions of ExactTable looked at per idle check.
+const SWEEP: usize = 64;
+const FRAGMENT_DATAGRAMS: usize = 4_096;
+const FRAGMENT_TIMEOUT_NS: u64 = 2_000_000_000;
+
+/// One lcore's forwarder.
+pub struct Forwarder {
+    /// Where vports are.
+    pub topology: Arc<Topology>,
+    /// Flows, at heads.
+    pub exact: ExactTable,
+    /// Hops, inside subchains.
+    pub tags: TagTable,
+    /// Packets of flows that are being set up.
+    pub parking: Parking<Mbuf>,
+    /// First fragments, so that later ones find their flow.
+    pub fragments: FragmentCache,
+    /// The rings to the other lcores.
+    pub outlets: Outlets,
+    /// Counters and captures.
+    pub account: Account,
+    /// The rings from and to the controller.
+    pub controller: ControllerPort,
+    /// For packets that the host makes itself.
+    pub mempool: Mempool,
+    /// Monotonic time, read once per burst.
+    pub now_ns: u64,
+    deadlines: VecDeque<Deadline>,
+    setup_timeout_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    at_ns: u64,
+    flow: FlowHandle,
+}
+
+impl Forwarder {
+    /// An empty forwarder; nothing is allocated after this.
+    pub fn new(
+        topology: Arc<Topology>,
+        outlets: Outlets,
+        account: Account,
+        controller: ControllerPort,
+        mempool: Mempool,
+        limits: &Limits,
+    ) -> Self {
+        Self {
+            topology,
+            exact: ExactTable::new(limits),
+            tags: TagTable::new(limits.tag_rules),
+            parking: Parking::new(limits.parked, limits.parked_per_flow),
+            fragments: FragmentCache::new(FRAGMENT_DATAGRAMS, FRAGMENT_TIMEOUT_NS),
+            outlets,
+            account,
+            controller,
+            mempool,
+            now_ns: 0,
+            deadlines: VecDeque::with_capacity(limits.flows as usize * 2),
+            setup_timeout_ns: u64::from(limits.setup_timeout_ms) * 1_000_000,
+        }
+    }
+
+    /// A packet at the head of a subchain: its flow's exact rule says where it goes; without one it is parked and the
+    /// controller is asked.
+    pub fn from_head(&mut self, mbuf: Mbuf, found: Headers, key: FlowKey) {
+        let Some(flow) = self.exact.find(&key) else { return self.miss(mbuf, found, key) };
+        let Some(entry) = self.exact.get_mut(flow) else { return };
+        match entry.state {
+            FlowState::Active(action) => {
+                entry.meet(u64::from(found.ip_len()), found.tcp_flags, self.now_ns);
+                self.start_subchain(mbuf, found, key.vport, action);
+            }
+            FlowState::Pending => {
+                if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
+                    self.end(mbuf, DropReason::ParkingFull);
+                }
+            }
+            FlowState::Rejected => self.end(mbuf, DropReason::NoChain),
+        }
+    }
+
+    fn miss(&mut self, mbuf: Mbuf, found: Headers, key: FlowKey) {
+        if self.deadlines.len() == self.deadlines.capacity() {
+            return self.end(mbuf, DropReason::ParkingFull);
+        }
+        let Some(flow) = self.exact.add(key, FlowState::Pending, self.now_ns) else {
+            return self.end(mbuf, DropReason::FlowTableFull);
+        };
+        let Some(entry) = self.exact.get_mut(flow) else { return };
+        if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
+            self.exact.remove(flow);
+            return self.end(mbuf, DropReason::ParkingFull);
+        }
+        entry.announced = self.controller.announce(Event::FlowMiss {
+            key,
+            tcp_flags: found.tcp_flags,
+            length: found.ip_len(),
+            received_ns: self.now_ns,
+        });
+        self.deadlines.push_back(Deadline { at_ns: self.now_ns + self.setup_timeout_ns, flow });
+    }
+
+    /// Sets the flow's tag and hands the packet to the first element of its path.
+    fn start_subchain(&mut self, mut mbuf: Mbuf, mut found: Headers, prior: VportId, action: ExactAction) {
+        if found.ip_len() > action.path_mtu {
+            return self.too_big(mbuf, &found, prior, action.path_mtu);
+        }
+        let overhead = if found.is_v6 { TCP_IPV6_HEADERS } else { TCP_IPV4_HEADERS };
+        headers::clamp_mss(mbuf.data_mut(), &found, action.path_mtu.saturating_sub(overhead));
+        headers::set_dscp(mbuf.data_mut(), &mut found, action.tag.dscp());
+        let meta = mbuf.meta_mut();
+        meta.tag = Some(action.tag);
+        meta.direction = action.direction;
+        meta.delivery = action.delivery;
+        self.dispatch(mbuf, prior, action.next);
+    }
+
+    /// A packet inside a subchain, out of element `prior`: its tag says where it goes.
+    pub fn from_tag(&mut self, mut mbuf: Mbuf, prior: VportId, segment: VportId, vni: Vni, tag: Tag) {
+        let Some(action) = self.tags.find(&TagKey { prior, segment, vni, tag }) else {
+            return self.end(mbuf, DropReason::UnknownTag);
+        };
+        self.account.count_rule(action.counter, mbuf.len());
+        let next = action.next;
+        let meta = mbuf.meta_mut();
+        meta.direction = action.direction;
+        meta.delivery = action.delivery;
+        self.dispatch(mbuf, prior, next);
+    }
+
+    /// Hands a packet to the lcore that owns the next element.
+    pub fn dispatch(&mut self, mut mbuf: Mbuf, prior: VportId, next: Next) {
+        let (toward, named) = match next {
+            Next::Vport(vport) => (vport, vport),
+            Next::Tunnel { next, .. } => (VportId::TUNNEL, next),
+        };
+        let Some(place) = self.topology.place(toward) else {
+            return self.end(mbuf, DropReason::NoSuchVport);
+        };
+        ethernet::set_addresses(mbuf.data_mut(), MacAddr::of_vport(named), MacAddr::of_vport(prior));
+        let meta = mbuf.meta_mut();
+        meta.hops += 1;
+        if meta.hops > MAX_HOPS {
+            return self.end(mbuf, DropReason::SteeringLoop);
+        }
+        let lcore = match (place, next) {
+            (Place::Nf { lcore }, _) => {
+                meta.task = Task::Process(toward);
+                lcore
+            }
+            (Place::Endpoint { lcore, .. }, _) => {
+                meta.task = Task::Egress(toward);
+                lcore
+            }
+            (Place::Tunnel { lcore }, Next::Tunnel { vtep, .. }) => {
+                meta.task = Task::Encapsulate(vtep);
+                lcore
+            }
+            (Place::Tunnel { .. }, Next::Vport(_)) => return self.end(mbuf, DropReason::NoSuchVport),
+        };
+        self.hand_over(lcore, mbuf);
+    }
+
+    /// Puts a packet into another lcore's ring (or this one's own queue).
+    pub fn hand_over(&mut self, lcore: usize, mbuf: Mbuf) {
+        let account = &mut self.account;
+        self.outlets.push(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));
+    }
+
+    /// What the end of a subchain does for the other direction, before the packet is delivered to `vport`: the rule that the
+    /// answers will meet is made, or kept alive.
+    pub fn keep_opposite(&mut self, vport: VportId, found: &Headers, mbuf: &Mbuf) -> Result<(), DropReason> {
+        let meta = *mbuf.meta();
+        let opposite = |five_tuple: FiveTuple| FlowKey { vport, vni: meta.vni, five_tuple: five_tuple.reversed() };
+        match meta.delivery {
+            Delivery::None => Ok(()),
+            Delivery::Refresh => {
+                self.refresh(&opposite(found.five_tuple), found);
+                Ok(())
+            }
+            Delivery::Learn(head) => self.learn(opposite(found.five_tuple), head, found),
+        }
+    }
+
+    fn refresh(&mut self, key: &FlowKey, found: &Headers) {
+        if let Some(entry) = self.exact.find(key).and_then(|flow| self.exact.get_mut(flow))
+            && matches!(entry.state, FlowState::Active(_))
+        {
+            entry.refresh(found.tcp_flags, self.now_ns);
+        }
+    }
+
+    fn learn(&mut self, key: FlowKey, head: ReverseHead, found: &Headers) -> Result<(), DropReason> {
+        let action = ExactAction {
+            tag: head.tag,
+            direction: Direction::Reverse,
+            next: head.next,
+            delivery: if head.ends_here { Delivery::Refresh } else { Delivery::None },
+            path: head.path,
+            path_mtu: head.path_mtu,
+        };
+        if let Some(flow) = self.exact.find(&key) {
+            if let Some(entry) = self.exact.get_mut(flow) {
+                entry.refresh(found.tcp_flags, self.now_ns);
+                if entry.state != FlowState::Active(action) {
+                    self.activate(flow, action, true);
+                }
+            }
+            return Ok(());
+        }
+        if found.quoted_l3.is_some() {
+            return Ok(()); // an ICMP error speaks about a flow but does not make one
+        }
+        let flow = self.exact.add(key, FlowState::Active(action), self.now_ns).ok_or(DropReason::FlowTableFull)?;
+        if let Some(entry) = self.exact.get_mut(flow) {
+            entry.learned = true;
+        }
+        Ok(())
+    }
+
+    /// Puts a rule in force and lets the flow's parked packets go, in order.
+    pub fn activate(&mut self, flow: FlowHandle, action: ExactAction, learned: bool) {
+        let Some(entry) = self.exact.get_mut(flow) else { return };
+        entry.state = FlowState::Active(action);
+        entry.learned = learned;
+        entry.last_ns = entry.last_ns.max(self.now_ns);
+        let (prior, mut parked) = (entry.key.vport, std::mem::take(&mut entry.parked));
+        while let Some(mbuf) = self.parking.take(&mut parked) {
+            let Ok(found) = self.parse_own(&mbuf) else {
+                self.end(mbuf, DropReason::MalformedHeader);
+                continue;
+            };
+            if let Some(entry) = self.exact.get_mut(flow) {
+                entry.meet(u64::from(found.ip_len()), found.tcp_flags, self.now_ns);
+            }
+            self.start_subchain(mbuf, found, prior, action);
+        }
+    }
+
+    /// The chain said no: the flow's parked packets end here, and so do those of the next second.
+    pub fn reject(&mut self, key: &FlowKey) {
+        let Some(flow) = self.exact.find(key) else { return };
+        let Some(entry) = self.exact.get_mut(flow) else { return };
+        entry.state = FlowState::Rejected;
+        entry.last_ns = self.now_ns;
+        let mut parked = std::mem::take(&mut entry.parked);
+        while let Some(mbuf) = self.parking.take(&mut parked) {
+            self.end(mbuf, DropReason::NoChain);
+        }
+    }
+
+    /// Takes a flow out; packets that were parked for it end with `reason`.
+    pub fn forget(&mut self, flow: FlowHandle, reason: DropReason) {
+        let Some(mut parked) = self.exact.remove(flow) else { return };
+        while let Some(mbuf) = self.parking.take(&mut parked) {
+            self.end(mbuf, reason);
+        }
+    }
+
+    /// Ends flows whose set-up took too long, retries announcements, and looks at some flows for idle ones.
+    pub fn keep_time(&mut self) {
+        while let Some(&Deadline { at_ns, flow }) = self.deadlines.front() {
+            let pending = self.exact.get_mut(flow).is_some_and(|entry| entry.state == FlowState::Pending);
+            if pending && at_ns > self.now_ns {
+                break;
+            }
+            self.deadlines.pop_front();
+            if pending {
+                self.forget(flow, DropReason::FlowSetupTimeout);
+            }
+        }
+        self.announce_late();
+        let mut budget = SWEEP;
+        while let Some(flow) = self.exact.sweep(self.now_ns, &mut budget) {
+            let Some(entry) = self.exact.get_mut(flow) else { continue };
+            if let FlowState::Active(ExactAction { path, .. }) = entry.state {
+                let (key, packets, bytes) = (entry.key, entry.packets, entry.bytes);
+                self.controller.tell(Event::FlowExpired { key, path, packets, bytes }, &mut self.account);
+            }
+            self.forget(flow, DropReason::FlowSetupTimeout);
+        }
+        self.account.counters.flows.set(self.exact.len() as u64);
+        self.account.counters.parked.set(self.parking.len() as u64);
+    }
+
+    /// Announces the flows that could not be announced when they missed: the ring was full, or no controller was there.
+    fn announce_late(&mut self) {
+        if !self.controller.owes_announcements() {
+            return;
+        }
+        for at in 0..self.deadlines.len() {
+            let Some(entry) = self.exact.get_mut(self.deadlines[at].flow) else { continue };
+            if entry.announced || entry.state != FlowState::Pending {
+                continue;
+            }
+            let (key, received_ns) = (entry.key, entry.last_ns);
+            entry.announced = self.controller.announce(Event::FlowMiss { key, tcp_flags: 0, length: 0, received_ns });
+            if !entry.announced {
+                return;
+            }
+        }
+        self.controller.announced_all();
+    }
+
+    /// A new controller is there: it is told of every flow that waits.
+    pub fn announce_again(&mut self) {
+        for at in 0..self.deadlines.len() {
+            if let Some(entry) = self.exact.get_mut(self.deadlines[at].flow) {
+                entry.announced = false;
+            }
+        }
+        self.controller.owe_announcements();
+    }
+
+    /// The headers of a frame that this host has parsed before, with a later fragment's ports filled in.
+    pub fn parse_own(&mut self, mbuf: &Mbuf) -> Result<Headers, DropReason> {
+        let mut found = headers::parse_trusted(mbuf.data())?;
+        self.fragments.resolve((VportId::TUNNEL, mbuf.meta().vni), &mut found, self.now_ns)?;
+        Ok(found)
+    }
+
+    fn too_big(&mut self, mbuf: Mbuf, found: &Headers, vport: VportId, mtu: u16) {
+        self.reply(vport, &mbuf, found, |buffer, frame, gateway| {
+            icmp::write_too_big(buffer, frame, found, gateway, mtu)
+        });
+        self.end(mbuf, DropReason::TooBig);
+    }
+
+    /// Sends an ICMP error about `mbuf` back to the endpoint that it came from, if `write` makes one.
+    pub fn reply(
+        &mut self,
+        vport: VportId,
+        mbuf: &Mbuf,
+        found: &Headers,
+        write: impl FnOnce(&mut [u8], &[u8], IpAddr) -> Option<usize>,
+    ) {
+        let Some(Place::Endpoint { lcore, endpoint }) = self.topology.place(vport) else { return };
+        let endpoint = &self.topology.endpoints[endpoint];
+        let Some(gateway) = gateway_for(endpoint, found.five_tuple.source) else { return };
+        let Some(mut reply) = self.mempool.alloc() else { return };
+        let room = reply.tailroom();
+        let Some(buffer) = reply.append(room) else { return };
+        let Some(length) = write(buffer, mbuf.data(), gateway) else { return };
+        if !reply.trim(room - length) {
+            return;
+        }
+        reply.meta_mut().task = Task::Reply(vport);
+        reply.meta_mut().vni = endpoint.vni;
+        self.account.counters.originated.add(1);
+        self.hand_over(lcore, reply);
+    }
+
+    /// Ends a packet here. The only way other than transmission.
+    pub fn end(&mut self, mbuf: Mbuf, reason: DropReason) {
+        self.account.count_drop(reason, 1);
+        drop(mbuf);
+    }
+
+    /// Ends a whole burst.
+    pub fn end_burst(&mut self, burst: &mut Burst, reason: DropReason) {
+        self.account.count_drop(reason, burst.len() as u64);
+        burst.clear();
+    }
+
+    /// Ends everything that is held here: parked packets, and what waits for other lcores.
+    pub fn let_go(&mut self) {
+        while let Some(Deadline { flow, .. }) = self.deadlines.pop_front() {
+            self.forget(flow, DropReason::Shutdown);
+        }
+        let account = &mut self.account;
+        self.outlets.clear(|lost| account.count_drop(DropReason::Shutdown, lost));
+        account.counters.parked.set(0);
+        account.counters.held.set(0);
+    }
+
+    /// Ends what other lcores put into this one's ring after it stopped.
+    pub fn drain(&mut self, ring: &mut RingConsumer) {
+        let mut burst = Burst::default();
+        while ring.dequeue_burst(&mut burst) > 0 {
+            self.end_burst(&mut burst, DropReason::Shutdown);
+        }
+        self.account.counters.held.set(0);
+    }
+}

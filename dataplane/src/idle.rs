@@ -1,0 +1,48 @@
+//! What a lcore does when there is nothing to do: spin, then pause, then sleep.
+//!
+//! A lcore that has its CPU to itself spins and pauses, and sleeps only after a second without any packet. Where several
+//! share a CPU it yields at once and sleeps soon, so that the same binary runs on 64 isolated cores and on two shared ones.
+//! Useful cycles are counted apart, since a polling CPU always looks busy.
+
+use dpdk::clock;
+
+const SPINS: u32 = 256;
+const PAUSES: u32 = 1_000_000;
+const NAP_NS: u32 = 20_000;
+const SHARED_SPINS: u32 = 4;
+const SHARED_YIELDS: u32 = 32;
+const SHARED_NAPS: u32 = 500;
+const SHARED_NAP_NS: u32 = 10_000;
+const SHARED_LONG_NAP_NS: u32 = 100_000;
+
+/// The idle policy of one lcore.
+#[derive(Debug)]
+pub struct Idle {
+    shared: bool,
+    empty_polls: u32,
+}
+
+impl Idle {
+    /// For a lcore whose CPU is shared with others, or its own.
+    pub fn new(shared: bool) -> Self {
+        Self { shared, empty_polls: 0 }
+    }
+
+    /// The last poll did something, or nothing.
+    pub fn after_poll(&mut self, worked: bool) {
+        if worked {
+            self.empty_polls = 0;
+            return;
+        }
+        self.empty_polls = self.empty_polls.saturating_add(1);
+        match (self.shared, self.empty_polls) {
+            (false, polls) if polls <= SPINS => {}
+            (false, polls) if polls <= PAUSES => clock::pause(),
+            (false, _) => clock::sleep_ns(NAP_NS),
+            (true, polls) if polls <= SHARED_SPINS => clock::pause(),
+            (true, polls) if polls <= SHARED_YIELDS => clock::yield_now(),
+            (true, polls) if polls <= SHARED_NAPS => clock::sleep_ns(SHARED_NAP_NS),
+            (true, _) => clock::sleep_ns(SHARED_LONG_NAP_NS),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The I/O lcore: polls its ports, and delivers to them what the other lcores hand over.
+//!
+//! [`IoLcore::poll_once`] is the packet's path through it; what happens to a packet that comes in is in
+//! [`ingress`](crate::ingress), what happens to one that goes out in [`egress`](crate::egress).
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use packet::{DropReason, MacAddr, Vni, VportId};
+
+use crate::forwarder::Forwarder;
+use crate::lcore::{Poll, Ticks};
+use crate::meta::{Burst, Mbuf, Task};
+use crate::neighbors::Neighbors;
+use crate::outlets::RingConsumer;
+
+/// Receives from one queue of a port.
+pub type RxQueue = dpdk::RxQueue<crate::meta::Meta>;
+/// Sends to one queue of a port.
+pub type TxQueue = dpdk::TxQueue;
+
+/// Polls that a packet may wait for room in a port's transmit queue.
+const TX_PATIENCE: u32 = 64;
+
+/// One I/O lcore.
+pub struct IoLcore {
+    pub(crate) forwarder: Forwarder,
+    pub(crate) ports: Vec<IoPort>,
+    pub(crate) tunnel: Option<TunnelPort>,
+    pub(crate) neighbors: Neighbors<Mbuf>,
+    ring: RingConsumer,
+    burst: Burst,
+    ticks: Ticks,
+}
+
+/// A port as its lcore has it.
+pub struct IoPort {
+    /// Its place among the host's ports and their counters.
+    pub index: usize,
+    /// Receive queues, all polled by this lcore.
+    pub rx: Vec<RxQueue>,
+    /// The transmit queue.
+    pub tx: TxQueue,
+    /// Its address.
+    pub mac: MacAddr,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// The endpoints on it, by VLAN (none: untagged).
+    pub endpoints: Vec<(Option<u16>, VportId)>,
+    /// What waits to be sent.
+    pub waiting: Burst,
+    /// Polls in which nothing of it could be sent.
+    pub stuck_polls: u32,
+}
+
+/// The tunnel's end on this host.
+pub struct TunnelPort {
+    /// Index of the underlay's port among this lcore's ports.
+    pub port: usize,
+    /// This host's VTEP address.
+    pub address: IpAddr,
+    /// The underlay's prefix.
+    pub prefix: IpNet,
+    /// The router to VTEPs outside the prefix.
+    pub gateway: Option<IpAddr>,
+    /// The other hosts' VTEPs.
+    pub peers: Vec<IpAddr>,
+    /// VXLAN's UDP port.
+    pub udp_port: u16,
+    /// The tenants' networks.
+    pub vnis: Vec<Vni>,
+}
+
+impl IoLcore {
+    /// An I/O lcore with these ports.
+    pub fn new(forwarder: Forwarder, ports: Vec<IoPort>, tunnel: Option<TunnelPort>, ring: RingConsumer) -> Self {
+        let (neighbors, burst, ticks) = (Neighbors::default(), Burst::default(), Ticks::default());
+        Self { forwarder, ports, tunnel, neighbors, ring, burst, ticks }
+    }
+
+    fn receive(&mut self) -> bool {
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut worked = false;
+        for at in 0..self.ports.len() {
+            for queue in 0..self.ports[at].rx.len() {
+                let port = &mut self.ports[at];
+                port.rx[queue].rx(&mut burst);
+                if burst.is_empty() {
+                    continue;
+                }
+                worked = true;
+                let bytes: usize = burst.iter().map(Mbuf::len).sum();
+                let counters = &self.forwarder.account.counters;
+                counters.received.add(burst.len() as u64);
+                counters.ports[port.index].rx_packets.add(burst.len() as u64);
+                counters.ports[port.index].rx_bytes.add(bytes as u64);
+                for mbuf in burst.drain() {
+                    self.from_port(at, mbuf);
+                }
+                self.deliver_local();
+            }
+        }
+        self.burst = burst;
+        worked
+    }
+
+    fn take_ring(&mut self) -> bool {
+        let mut burst = std::mem::take(&mut self.burst);
+        self.ring.dequeue_burst(&mut burst);
+        let worked = !burst.is_empty();
+        for mbuf in burst.drain() {
+            self.deliver(mbuf);
+        }
+        self.burst = burst;
+        worked
+    }
+
+    /// Delivers what this lcore handed to itself.
+    fn deliver_local(&mut self) {
+        while let Some(mbuf) = self.forwarder.outlets.take_local() {
+            self.deliver(mbuf);
+        }
+    }
+
+    fn deliver(&mut self, mbuf: Mbuf) {
+        match mbuf.meta().task {
+            Task::Egress(vport) => self.to_endpoint(vport, mbuf),
+            Task::Reply(vport) => self.to_link(vport, mbuf),
+            Task::Encapsulate(vtep) => self.to_host(vtep, mbuf),
+            Task::Process(_) | Task::Undecided => self.forwarder.end(mbuf, DropReason::NoSuchVport),
+        }
+    }
+
+    fn transmit(&mut self) {
+        let Self { forwarder, ports, .. } = self;
+        for port in ports.iter_mut().filter(|port| !port.waiting.is_empty()) {
+            port.transmit(forwarder);
+            if port.stuck_polls > TX_PATIENCE {
+                forwarder.end_burst(&mut port.waiting, DropReason::TxFull);
+                port.stuck_polls = 0;
+            }
+        }
+        let account = &mut forwarder.account;
+        forwarder.outlets.flush(|lost| account.count_drop(DropReason::RingFull, lost));
+    }
+
+    fn held(&self) -> usize {
+        let waiting: usize = self.ports.iter().map(|port| port.waiting.len()).sum();
+        self.forwarder.parking.len() + self.neighbors.held() + self.ring.len() + waiting
+    }
+}
+
+impl Poll for IoLcore {
+    fn poll_once(&mut self, now_ns: u64) -> bool {
+        self.forwarder.now_ns = now_ns;
+        let mut worked = self.forwarder.serve_controller();
+        worked |= self.receive();
+        worked |= self.take_ring();
+        self.deliver_local();
+        self.transmit();
+        if self.ticks.millisecond(now_ns) {
+            self.forwarder.keep_time();
+        }
+        if self.ticks.half_second(now_ns) {
+            self.keep_neighbors();
+        }
+        self.forwarder.account.counters.held.set(self.held() as u64);
+        worked
+    }
+
+    fn forwarder(&mut self) -> &mut Forwarder {
+        &mut self.forwarder
+    }
+
+    fn let_go(&mut self) {
+        self.transmit();
+        let Self { forwarder, ports, neighbors, .. } = self;
+        for port in ports {
+            forwarder.end_burst(&mut port.waiting, DropReason::Shutdown);
+        }
+        neighbors.expire(u64::MAX, |mbuf| forwarder.end(mbuf, DropReason::Shutdown));
+        forwarder.let_go();
+    }
+
+    fn drain_ring(&mut self) {
+        self.forwarder.drain(&mut self.ring);
+    }
+}
+
+impl IoPort {
+    /// Sends what waits, as far as the queue takes it.
+    pub fn transmit(&mut self, forwarder: &mut Forwarder) {
+        let bytes: usize = self.waiting.iter().map(Mbuf::len).sum();
+        let sent = self.tx.tx(&mut self.waiting);
+        let left: usize = self.waiting.iter().map(Mbuf::len).sum();
+        self.stuck_polls = if sent > 0 { 0 } else { self.stuck_polls + 1 };
+        let counters = &forwarder.account.counters;
+        counters.transmitted.add(sent as u64);
+        counters.ports[self.index].tx_packets.add(sent as u64);
+        counters.ports[self.index].tx_bytes.add((bytes - left) as u64);
+    }
+
+    /// Queues a packet to be sent.
+    pub fn send(&mut self, mbuf: Mbuf, forwarder: &mut Forwarder) {
+        if self.waiting.is_full() {
+            self.transmit(forwarder);
+        }
+        if let Err(mbuf) = self.waiting.push(mbuf) {
+            forwarder.end(mbuf, DropReason::TxFull);
+        }
+    }
+}

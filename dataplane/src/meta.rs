@@ -1,0 +1,64 @@
+//! What rides with a packet inside the host: the mbuf's metadata.
+//!
+//! Written by the lcore that decided, read by the lcore that receives. It never leaves the host; between hosts the tag is in
+//! the inner DSCP bits, the sender's DSCP in the outer ones, and the next element in the inner destination address.
+
+use std::net::IpAddr;
+
+use packet::{Direction, Tag, Vni, VportId};
+use shm::rules::Delivery;
+
+/// A packet with its metadata.
+pub type Mbuf = dpdk::Mbuf<Meta>;
+/// Up to 32 packets.
+pub type Burst = dpdk::Burst<Meta>;
+/// Where packets come from.
+pub type Mempool = dpdk::Mempool<Meta>;
+
+/// The metadata.
+#[derive(Debug, Clone, Copy)]
+pub struct Meta {
+    /// What the receiving lcore is to do.
+    pub task: Task,
+    /// The tenant's network.
+    pub vni: Vni,
+    /// The tag that the packet carries in its DSCP bits, once a head set one.
+    pub tag: Option<Tag>,
+    /// The sender's own DSCP, restored at egress.
+    pub dscp: u8,
+    /// Elements passed on this host.
+    pub hops: u8,
+    /// Which way along the chain.
+    pub direction: Direction,
+    /// What the end of the subchain keeps about the other direction.
+    pub delivery: Delivery,
+}
+
+/// What the receiving lcore is to do with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Nothing was decided yet.
+    Undecided,
+    /// Let this NF instance process it.
+    Process(VportId),
+    /// Deliver it to this endpoint.
+    Egress(VportId),
+    /// Send this complete frame, as it is, to the endpoint's link.
+    Reply(VportId),
+    /// Encapsulate it to another host.
+    Encapsulate(IpAddr),
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self {
+            task: Task::Undecided,
+            vni: Vni::default(),
+            tag: None,
+            dscp: 0,
+            hops: 0,
+            direction: Direction::Forward,
+            delivery: Delivery::None,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Neighbours: which MAC address a next hop on a link has, by ARP (RFC 826) and ND (RFC 4861).
+//!
+//! On the packet's path: step 6 (egress to an endpoint) and step 5 (to another VTEP), on the I/O lcore that owns the port.
+//! A packet for an unknown neighbour waits, in order, while the host asks; after [`GIVE_UP_NS`] it ends as
+//! `neighbor-unresolved`. A known neighbour that is in use is asked again after [`STALE_NS`], without holding anything up.
+//!
+//! Links are named by vport: an endpoint's own, or the tunnel's for the underlay. Bounded: [`CAPACITY`] neighbours,
+//! [`HELD`] waiting packets in all, [`HELD_PER_NEIGHBOR`] for one.
+
+use std::net::IpAddr;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use packet::{MacAddr, VportId};
+
+use crate::parking::{ParkedFlow, Parking};
+
+/// Neighbours per lcore.
+pub const CAPACITY: usize = 4_096;
+/// Waiting packets per lcore.
+pub const HELD: u32 = 1_024;
+/// Waiting packets per neighbour.
+pub const HELD_PER_NEIGHBOR: u16 = 64;
+/// Time between two questions for the same neighbour.
+pub const ASK_EVERY_NS: u64 = 500_000_000;
+/// Time after which packets no longer wait for an answer.
+pub const GIVE_UP_NS: u64 = 2_000_000_000;
+/// Age at which a neighbour in use is asked again.
+pub const STALE_NS: u64 = 30_000_000_000;
+/// Age at which an address that was not confirmed is forgotten.
+pub const FORGET_NS: u64 = 120_000_000_000;
+
+/// Who: a link and an address on it.
+pub type NeighborKey = (VportId, IpAddr);
+
+#[derive(Debug)]
+struct Neighbor {
+    mac: Option<MacAddr>,
+    /// When it was confirmed; for an unknown one, when it was first wanted.
+    since_ns: u64,
+    asked_ns: Option<u64>,
+    held: ParkedFlow,
+}
+
+/// What is known of a neighbour, and whether it is time to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolution {
+    /// Its address, if known.
+    pub mac: Option<MacAddr>,
+    /// Send a question now, to this address if it is known.
+    pub ask: bool,
+}
+
+/// The neighbours of one lcore's links, and the packets that wait for them.
+#[derive(Debug)]
+pub struct Neighbors<T> {
+    known: HashMap<NeighborKey, Neighbor, RandomState>,
+    held: Parking<T>,
+}
+
+impl<T> Default for Neighbors<T> {
+    fn default() -> Self {
+        Self {
+            known: HashMap::with_capacity_and_hasher(CAPACITY * 2, RandomState::new()),
+            held: Parking::new(HELD, HELD_PER_NEIGHBOR),
+        }
+    }
+}
+
+impl<T> Neighbors<T> {
+    /// Looks a neighbour up, on behalf of a packet for it; none when there are too many neighbours to add it.
+    pub fn resolve(&mut self, key: NeighborKey, now_ns: u64) -> Option<Resolution> {
+        if self.known.len() >= CAPACITY && !self.known.contains_key(&key) {
+            return None;
+        }
+        let neighbor = self.known.entry(key).or_insert_with(|| Neighbor::wanted(now_ns));
+        let due = neighbor.asked_ns.is_none_or(|asked| now_ns.saturating_sub(asked) >= ASK_EVERY_NS);
+        let wanted = neighbor.mac.is_none() || now_ns.saturating_sub(neighbor.since_ns) >= STALE_NS;
+        let ask = due && wanted;
+        if ask {
+            neighbor.asked_ns = Some(now_ns);
+        }
+        Some(Resolution { mac: neighbor.mac, ask })
+    }
+
+    /// Lets a packet wait for an unknown neighbour, or gives it back when too many wait.
+    pub fn hold(&mut self, key: NeighborKey, packet: T) -> Result<(), T> {
+        match self.known.get_mut(&key) {
+            Some(neighbor) => self.held.park(&mut neighbor.held, packet),
+            None => Err(packet),
+        }
+    }
+
+    /// Notes an address; `solicited` ones only refresh a neighbour that somebody wanted, others may add one.
+    pub fn learn(&mut self, key: NeighborKey, mac: MacAddr, may_add: bool, now_ns: u64) {
+        if mac.is_multicast() {
+            return;
+        }
+        let room = self.known.len() < CAPACITY;
+        if let Some(neighbor) = self.known.get_mut(&key) {
+            neighbor.mac = Some(mac);
+            neighbor.since_ns = now_ns;
+        } else if may_add && room {
+            self.known.insert(key, Neighbor { mac: Some(mac), ..Neighbor::wanted(now_ns) });
+        }
+    }
+
+    /// The next packet that may go now that the neighbour is known.
+    pub fn take_held(&mut self, key: NeighborKey) -> Option<(MacAddr, T)> {
+        let neighbor = self.known.get_mut(&key)?;
+        let mac = neighbor.mac?;
+        self.held.take(&mut neighbor.held).map(|packet| (mac, packet))
+    }
+
+    /// Forgets who did not answer or has aged, and hands every packet that waited in vain to `unresolved`. Walks the whole
+    /// table: for once a second.
+    pub fn expire(&mut self, now_ns: u64, mut unresolved: impl FnMut(T)) {
+        let Self { known, held } = self;
+        known.retain(|_, neighbor| {
+            let limit = if neighbor.mac.is_some() { FORGET_NS } else { GIVE_UP_NS };
+            let keep = now_ns.saturating_sub(neighbor.since_ns) < limit;
+            if !keep {
+                while let Some(packet) = held.take(&mut neighbor.held) {
+                    unresolved(packet);
+                }
+            }
+            keep
+        });
+    }
+
+    /// The neighbours that packets wait for and that are due for another question.
+    pub fn to_ask_again(&mut self, now_ns: u64, mut ask: impl FnMut(NeighborKey)) {
+        for (&key, neighbor) in &mut self.known {
+            let due = neighbor.asked_ns.is_none_or(|asked| now_ns.saturating_sub(asked) >= ASK_EVERY_NS);
+            if neighbor.mac.is_none() && neighbor.held.count() > 0 && due {
+                neighbor.asked_ns = Some(now_ns);
+                ask(key);
+            }
+        }
+    }
+
+    /// How many packets wait.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+}
+
+impl Neighbor {
+    const fn wanted(now_ns: u64) -> Self {
+        Self { mac: None, since_ns: now_ns, asked_ns: None, held: ParkedFlow::EMPTY }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    fn key() -> NeighborKey {
+        (VportId(1), [10, 0, 0, 9].into())
+    }
+
+    #[test]
+    fn packets_wait_in_order_and_leave_when_the_answer_comes() {
+        let mut neighbors = Neighbors::default();
+        assert_eq!(neighbors.resolve(key(), 0), Some(Resolution { mac: None, ask: true }));
+        assert_eq!(neighbors.resolve(key(), 1), Some(Resolution { mac: None, ask: false }), "asked a moment ago");
+        neighbors.hold(key(), 1).unwrap();
+        neighbors.hold(key(), 2).unwrap();
+        assert_eq!(neighbors.take_held(key()), None);
+        neighbors.learn(key(), MAC, false, 2);
+        assert_eq!(neighbors.take_held(key()), Some((MAC, 1)));
+        assert_eq!(neighbors.take_held(key()), Some((MAC, 2)));
+        assert_eq!(neighbors.resolve(key(), 3), Some(Resolution { mac: Some(MAC), ask: false }));
+    }
+
+    #[test]
+    fn a_silent_neighbor_gives_its_packets_up_once() {
+        let mut neighbors = Neighbors::default();
+        neighbors.resolve(key(), 0);
+        neighbors.hold(key(), 7).unwrap();
+        let mut asked = 0;
+        neighbors.to_ask_again(ASK_EVERY_NS, |_| asked += 1);
+        assert_eq!(asked, 1);
+        let mut lost = Vec::new();
+        neighbors.expire(GIVE_UP_NS, |packet| lost.push(packet));
+        assert_eq!((lost, neighbors.held()), (vec![7], 0));
+    }
+
+    #[test]
+    fn an_unasked_reply_adds_nobody_and_a_group_address_is_never_learned() {
+        let mut neighbors = Neighbors::<u8>::default();
+        neighbors.learn(key(), MAC, false, 0);
+        neighbors.learn(key(), MacAddr::BROADCAST, true, 0);
+        assert_eq!(neighbors.resolve(key(), 0), Some(Resolution { mac: None, ask: true }));
+    }
+
+    #[test]
+    fn a_neighbor_in_use_is_asked_again_before_it_is_forgotten() {
+        let mut neighbors = Neighbors::<u8>::default();
+        neighbors.learn(key(), MAC, true, 0);
+        assert_eq!(neighbors.resolve(key(), STALE_NS), Some(Resolution { mac: Some(MAC), ask: true }));
+        neighbors.expire(FORGET_NS, |_| ());
+        assert_eq!(neighbors.resolve(key(), FORGET_NS), Some(Resolution { mac: None, ask: true }));
+    }
+}

@@ -1,0 +1,194 @@
+//! The NF lcore: one network function, alone on its lcore.
+//!
+//! [`NfLcore::poll_once`] is the packet's path through it: from the ring, to the end of the subchain before it if it is a
+//! mangler, through the NF in one burst, and on by the tag, or at a mangler by the flow's exact rule. A panic in the NF takes
+//! the instance out of service: its burst and what comes after end with a reason, and the rest of the host runs on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use arrayvec::ArrayVec;
+use packet::headers::Headers;
+use packet::{Arrival, Direction, DropReason, FlowKey, NetworkFunction, Packet, Verdict, VportId};
+use shm::counters::NF_COUNTERS;
+
+use crate::exact::FlowState;
+use crate::forwarder::Forwarder;
+use crate::lcore::{Poll, Ticks};
+use crate::meta::{Burst, Mbuf};
+use crate::outlets::RingConsumer;
+
+/// Packets in a burst.
+const BURST: usize = dpdk::BURST;
+
+/// One NF lcore.
+pub struct NfLcore {
+    forwarder: Forwarder,
+    ring: RingConsumer,
+    vport: VportId,
+    mangles: bool,
+    /// The function; none once it has panicked.
+    function: Option<Box<dyn NetworkFunction>>,
+    burst: Burst,
+    values: Box<[u64; NF_COUNTERS]>,
+    ticks: Ticks,
+}
+
+impl NfLcore {
+    /// A lcore for this function, which speaks for `vport`.
+    pub fn new(
+        forwarder: Forwarder,
+        ring: RingConsumer,
+        vport: VportId,
+        mangles: bool,
+        function: Box<dyn NetworkFunction>,
+    ) -> Self {
+        let (burst, ticks) = (Burst::default(), Ticks::default());
+        let values = Box::new([0; NF_COUNTERS]);
+        Self { forwarder, ring, vport, mangles, function: Some(function), burst, values, ticks }
+    }
+
+    /// Takes a burst from the ring and lets the NF see what may reach it.
+    fn take_ring(&mut self) -> bool {
+        let mut burst = std::mem::take(&mut self.burst);
+        self.ring.dequeue_burst(&mut burst);
+        let worked = !burst.is_empty();
+        if self.function.is_none() {
+            self.forwarder.end_burst(&mut burst, DropReason::NfFailed);
+        } else if worked {
+            let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
+            let mut headers = ArrayVec::<Headers, BURST>::new();
+            for mbuf in burst.drain() {
+                match self.arrive(&mbuf) {
+                    Ok(found) => {
+                        mbufs.push(mbuf);
+                        headers.push(found);
+                    }
+                    Err(reason) => self.forwarder.end(mbuf, reason),
+                }
+            }
+            self.process(mbufs, headers);
+        }
+        self.burst = burst;
+        worked
+    }
+
+    /// What happens before the NF sees a packet; at a mangler this is the end of a subchain.
+    fn arrive(&mut self, mbuf: &Mbuf) -> Result<Headers, DropReason> {
+        self.forwarder.account.enter(self.vport, mbuf.data(), self.forwarder.now_ns);
+        let found = self.forwarder.parse_own(mbuf)?;
+        self.forwarder.keep_opposite(self.vport, &found, mbuf)?;
+        Ok(found)
+    }
+
+    fn process(&mut self, mut mbufs: ArrayVec<Mbuf, BURST>, mut headers: ArrayVec<Headers, BURST>) {
+        let mut verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
+        if !self.call(&mut mbufs, &mut headers, &mut verdicts) {
+            verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
+            self.forwarder.controller.report_failure(self.vport);
+        }
+        for ((mbuf, found), verdict) in mbufs.into_iter().zip(headers).zip(verdicts) {
+            match verdict {
+                Verdict::Pass => self.go_on(mbuf, found),
+                Verdict::Drop(reason) => self.forwarder.end(mbuf, reason),
+            }
+        }
+    }
+
+    /// Runs the function over the burst; false if it panicked, and then it is gone.
+    fn call(
+        &mut self,
+        mbufs: &mut ArrayVec<Mbuf, BURST>,
+        headers: &mut ArrayVec<Headers, BURST>,
+        verdicts: &mut [Verdict; BURST],
+    ) -> bool {
+        let Some(function) = self.function.as_mut() else { return false };
+        let now_ns = self.forwarder.now_ns;
+        let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
+        for (mbuf, &found) in mbufs.iter_mut().zip(headers.iter()) {
+            let meta = *mbuf.meta();
+            let arrival = Arrival { direction: meta.direction, vni: meta.vni, now_ns };
+            packets.push(Packet { frame: mbuf.data_mut(), headers: found, arrival });
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
+        for (kept, packet) in headers.iter_mut().zip(&packets) {
+            *kept = packet.headers;
+        }
+        if outcome.is_err() {
+            let failed = self.function.take();
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(failed))); // its state may be broken: a second panic ends here
+        }
+        outcome.is_ok()
+    }
+
+    /// Out of the NF: by the tag inside a subchain, by the flow's exact rule where a mangler began a new one.
+    fn go_on(&mut self, mbuf: Mbuf, found: Headers) {
+        self.forwarder.account.leave(self.vport, mbuf.data(), self.forwarder.now_ns);
+        let meta = *mbuf.meta();
+        if !self.mangles {
+            return match meta.tag {
+                Some(tag) => self.forwarder.from_tag(mbuf, self.vport, self.vport, meta.vni, tag),
+                None => self.forwarder.end(mbuf, DropReason::UnknownTag),
+            };
+        }
+        let key = FlowKey { vport: self.vport, vni: meta.vni, five_tuple: found.five_tuple };
+        if meta.direction == Direction::Reverse && !self.knows(&key) {
+            return self.forwarder.end(mbuf, DropReason::NoForwardFlow);
+        }
+        self.forwarder.from_head(mbuf, found, key);
+    }
+
+    fn knows(&mut self, key: &FlowKey) -> bool {
+        let Some(flow) = self.forwarder.exact.find(key) else { return false };
+        self.forwarder.exact.get_mut(flow).is_some_and(|entry| matches!(entry.state, FlowState::Active(_)))
+    }
+
+    /// Once a millisecond: lets the NF forget what timed out.
+    fn expire(&mut self) {
+        let now_ns = self.forwarder.now_ns;
+        let Some(function) = self.function.as_mut() else { return };
+        if catch_unwind(AssertUnwindSafe(|| function.expire(now_ns))).is_err() {
+            self.function = None;
+            self.forwarder.controller.report_failure(self.vport);
+        }
+    }
+
+    fn publish_counters(&mut self) {
+        let Some(function) = self.function.as_mut() else { return };
+        function.read_counters(&mut self.values[..]);
+        for (counter, value) in self.forwarder.account.counters.nf.iter().zip(self.values.iter()) {
+            counter.set(*value);
+        }
+    }
+}
+
+impl Poll for NfLcore {
+    fn poll_once(&mut self, now_ns: u64) -> bool {
+        self.forwarder.now_ns = now_ns;
+        let mut worked = self.forwarder.serve_controller();
+        worked |= self.take_ring();
+        let account = &mut self.forwarder.account;
+        self.forwarder.outlets.flush(|lost| account.count_drop(DropReason::RingFull, lost));
+        if self.ticks.millisecond(now_ns) {
+            self.forwarder.keep_time();
+            self.expire();
+        }
+        if self.ticks.half_second(now_ns) {
+            self.publish_counters();
+        }
+        self.forwarder.account.counters.held.set((self.forwarder.parking.len() + self.ring.len()) as u64);
+        worked
+    }
+
+    fn forwarder(&mut self) -> &mut Forwarder {
+        &mut self.forwarder
+    }
+
+    fn let_go(&mut self) {
+        self.publish_counters();
+        self.forwarder.let_go();
+    }
+
+    fn drain_ring(&mut self) {
+        self.forwarder.drain(&mut self.ring);
+    }
+}

@@ -1,0 +1,87 @@
+//! The way out of a lcore: one burst per other lcore, handed over through its ring, and a queue for what stays here.
+//!
+//! On the packet's path: between any two elements. A burst is handed over when it is full and at the end of each poll, so a
+//! packet waits at most one poll. What a full ring does not take ends as `ring-full`.
+
+use std::collections::VecDeque;
+
+use crate::meta::{Burst, Mbuf, Meta};
+
+/// Sends to another lcore's ring.
+pub type RingProducer = dpdk::RingProducer<Meta>;
+/// Receives from the other lcores.
+pub type RingConsumer = dpdk::RingConsumer<Meta>;
+
+/// Packets that this lcore passes on to itself in one poll: the largest number that one poll can let go at once.
+const LOCAL: usize = 8_192;
+
+/// One lcore's ways out.
+pub struct Outlets {
+    me: usize,
+    rings: Vec<Outlet>,
+    local: VecDeque<Mbuf>,
+}
+
+struct Outlet {
+    ring: RingProducer,
+    waiting: Burst,
+}
+
+impl Outlets {
+    /// The rings of all lcores, by index; the own one is not used.
+    pub fn new(me: usize, rings: Vec<RingProducer>) -> Self {
+        let rings = rings.into_iter().map(|ring| Outlet { ring, waiting: Burst::default() }).collect();
+        Self { me, rings, local: VecDeque::with_capacity(LOCAL) }
+    }
+
+    /// Passes a packet to a lcore; `lost` is told how many a full ring refused.
+    pub fn push(&mut self, lcore: usize, mbuf: Mbuf, mut lost: impl FnMut(u64)) {
+        if lcore == self.me {
+            if self.local.len() == LOCAL {
+                return lost(1);
+            }
+            return self.local.push_back(mbuf);
+        }
+        let Some(outlet) = self.rings.get_mut(lcore) else { return lost(1) };
+        if outlet.waiting.is_full() {
+            outlet.flush(&mut lost);
+        }
+        if outlet.waiting.push(mbuf).is_err() {
+            lost(1);
+        }
+    }
+
+    /// Takes the oldest packet that stays on this lcore.
+    pub fn take_local(&mut self) -> Option<Mbuf> {
+        self.local.pop_front()
+    }
+
+    /// Hands over what waits.
+    pub fn flush(&mut self, mut lost: impl FnMut(u64)) {
+        for outlet in &mut self.rings {
+            if !outlet.waiting.is_empty() {
+                outlet.flush(&mut lost);
+            }
+        }
+    }
+
+    /// Frees everything that waits.
+    pub fn clear(&mut self, mut lost: impl FnMut(u64)) {
+        for outlet in &mut self.rings {
+            lost(outlet.waiting.len() as u64);
+            outlet.waiting.clear();
+        }
+        lost(self.local.len() as u64);
+        self.local.clear();
+    }
+}
+
+impl Outlet {
+    fn flush(&mut self, lost: &mut impl FnMut(u64)) {
+        self.ring.enqueue_burst(&mut self.waiting);
+        if !self.waiting.is_empty() {
+            lost(self.waiting.len() as u64);
+            self.waiting.clear();
+        }
+    }
+}

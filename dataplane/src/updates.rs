@@ -1,0 +1,317 @@
+//! A lcore's side of the rings: updates in, events out.
+//!
+//! Updates are gathered between bursts, at most [`PER_POLL`] a poll, and come into force together at their commit; what a
+//! dead controller left half sent is forgotten. Nothing that arrives is trusted: a message that can't be read, or a batch
+//! that would not fit, refuses the whole batch and says so.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use packet::VportId;
+use shm::doorbell::Doorbell;
+use shm::link::LcoreLink;
+use shm::ring::{Consumer, Producer, RingError};
+use shm::rules::{Epoch, Event, Next, Refusal, Update};
+
+use crate::account::Account;
+use crate::exact::FlowState;
+use crate::forwarder::Forwarder;
+use crate::topology::Topology;
+
+/// Messages taken from the update ring in one poll.
+pub const PER_POLL: usize = 64;
+/// Messages between two commits.
+pub const BATCH: usize = 8_192;
+/// Rules read back in one poll.
+const READ_BACK_PER_POLL: usize = 32;
+/// Events that must arrive and wait for room in the ring.
+const OWED: usize = 64;
+
+/// Where the control thread leaves a new controller's rings for a lcore.
+pub type Mailbox = Arc<ArrayQueue<LcoreLink>>;
+
+/// The rings from and to the controller, as one lcore has them.
+pub struct ControllerPort {
+    mailbox: Mailbox,
+    rings: Option<Rings>,
+    staged: Vec<Update>,
+    refusal: Option<Refusal>,
+    owed: VecDeque<Event>,
+    owes_announcements: bool,
+    read_back: Option<ReadBack>,
+    failed: Option<VportId>,
+}
+
+struct Rings {
+    updates: Consumer<Update>,
+    events: Producer<Event>,
+    doorbell: Doorbell,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ReadBack {
+    number: u32,
+    exact_from: usize,
+    tags_from: usize,
+}
+
+impl ControllerPort {
+    /// No controller yet; the first one's rings come through the mailbox.
+    pub fn new(mailbox: Mailbox) -> Self {
+        Self {
+            mailbox,
+            rings: None,
+            staged: Vec::with_capacity(BATCH),
+            refusal: None,
+            owed: VecDeque::with_capacity(OWED),
+            owes_announcements: false,
+            read_back: None,
+            failed: None,
+        }
+    }
+
+    /// Tells the controller of a flow miss; false when that must be tried again later.
+    pub fn announce(&mut self, miss: Event) -> bool {
+        let sent = self.send(&miss);
+        self.owes_announcements |= !sent;
+        sent
+    }
+
+    /// True while there are flows that the controller does not know of.
+    pub fn owes_announcements(&mut self) -> bool {
+        self.owes_announcements && self.room() > 0
+    }
+
+    /// Lets [`Self::announce`] try again.
+    pub fn owe_announcements(&mut self) {
+        self.owes_announcements = true;
+    }
+
+    /// All flows were announced.
+    pub fn announced_all(&mut self) {
+        self.owes_announcements = false;
+    }
+
+    /// Tells the controller something that it can live without; lost events are counted.
+    pub fn tell(&mut self, event: Event, account: &mut Account) {
+        if !self.send(&event) {
+            account.counters.events_lost.add(1);
+        }
+    }
+
+    /// Tells the controller something that it waits for: kept until there is room.
+    fn owe(&mut self, event: Event) {
+        if self.owed.len() < OWED {
+            self.owed.push_back(event);
+        }
+        self.pay();
+    }
+
+    fn pay(&mut self) {
+        while let Some(event) = self.owed.front().copied() {
+            if !self.send(&event) {
+                return;
+            }
+            self.owed.pop_front();
+        }
+    }
+
+    /// The NF on this lcore is out of service; every controller is told, also those that come later.
+    pub fn report_failure(&mut self, vport: VportId) {
+        self.failed = Some(vport);
+        self.owe(Event::NfFailed(vport));
+    }
+
+    fn send(&mut self, event: &Event) -> bool {
+        let Some(rings) = &mut self.rings else { return false };
+        match rings.events.push(event) {
+            Ok(true) => {
+                rings.doorbell.ring_if_waiting();
+                true
+            }
+            Ok(false) => false,
+            Err(_) => {
+                self.rings = None; // the ring is not one any more: wait for a controller that keeps to the rules
+                false
+            }
+        }
+    }
+
+    fn room(&mut self) -> usize {
+        self.rings.as_mut().map_or(0, |rings| rings.events.free())
+    }
+
+    /// Gathers updates up to a commit. Returns the commit's epoch when one is complete.
+    fn gather(&mut self, budget: &mut usize, topology: &Topology) -> Option<Gathered> {
+        while *budget > 0 {
+            let rings = self.rings.as_mut()?;
+            let update = rings.updates.pop();
+            if matches!(update, Ok(None)) {
+                return None;
+            }
+            *budget -= 1;
+            match update {
+                Ok(None) => return None,
+                Ok(Some(Update::Commit(epoch))) => return Some(Gathered::Commit(epoch)),
+                Ok(Some(Update::ReadBack(number))) => {
+                    self.read_back = Some(ReadBack { number, exact_from: 0, tags_from: 0 });
+                }
+                Ok(Some(Update::StartCapture { vport, snap })) => return Some(Gathered::Capture(vport, Some(snap))),
+                Ok(Some(Update::StopCapture(vport))) => return Some(Gathered::Capture(vport, None)),
+                Ok(Some(update)) if self.staged.len() < BATCH => {
+                    if !names_known_vports(&update, topology) {
+                        self.refusal = Some(Refusal::NoSuchVport);
+                    }
+                    self.staged.push(update);
+                }
+                Ok(Some(_)) => self.refusal = Some(Refusal::BatchTooLarge),
+                Err(RingError::Malformed(_)) => self.refusal = Some(Refusal::Malformed),
+                Err(_) => {
+                    self.rings = None;
+                    return None;
+                }
+            }
+        }
+        None
+    }
+}
+
+enum Gathered {
+    Commit(Epoch),
+    Capture(VportId, Option<u16>),
+}
+
+fn names_known_vports(update: &Update, topology: &Topology) -> bool {
+    let known = |next: Next| match next {
+        Next::Vport(vport) => topology.place(vport).is_some(),
+        Next::Tunnel { .. } => topology.place(VportId::TUNNEL).is_some(),
+    };
+    match update {
+        Update::InsertExact(rule) => known(rule.action.next),
+        Update::InsertTag(rule) => known(rule.action.next),
+        _ => true,
+    }
+}
+
+impl Forwarder {
+    /// Takes a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns true if it
+    /// did anything.
+    pub fn serve_controller(&mut self) -> bool {
+        if let Some(link) = self.controller.mailbox.pop() {
+            self.attach(link);
+        }
+        self.controller.pay();
+        let mut budget = PER_POLL;
+        while let Some(gathered) = self.controller.gather(&mut budget, &self.topology) {
+            match gathered {
+                Gathered::Commit(epoch) => self.commit(epoch),
+                Gathered::Capture(vport, snap) => self.account.capture(vport, snap),
+            }
+        }
+        self.continue_read_back();
+        budget < PER_POLL
+    }
+
+    fn attach(&mut self, link: LcoreLink) {
+        let LcoreLink { updates, events, captures, doorbell } = link;
+        self.account.attach(captures);
+        self.controller.rings = Some(Rings { updates, events, doorbell });
+        self.controller.staged.clear();
+        self.controller.refusal = None;
+        self.controller.owed.clear();
+        self.controller.read_back = None;
+        if let Some(vport) = self.controller.failed {
+            self.controller.owe(Event::NfFailed(vport));
+        }
+        self.announce_again();
+    }
+
+    fn commit(&mut self, epoch: Epoch) {
+        let refusal = self.controller.refusal.take().or_else(|| self.lacks_room());
+        if let Some(reason) = refusal {
+            self.controller.staged.clear();
+            self.account.counters.refused_batches.add(1);
+            return self.controller.owe(Event::Refused { epoch, reason });
+        }
+        let mut staged = std::mem::take(&mut self.controller.staged);
+        for update in staged.drain(..) {
+            self.apply(update);
+        }
+        self.controller.staged = staged;
+        self.account.counters.update_batches.add(1);
+        self.account.counters.epoch.set(epoch.0);
+        self.controller.owe(Event::Committed(epoch));
+    }
+
+    fn lacks_room(&self) -> Option<Refusal> {
+        let staged = &self.controller.staged;
+        let exact = staged.iter().filter(|update| match update {
+            Update::InsertExact(rule) => self.exact.find(&rule.key).is_none(),
+            _ => false,
+        });
+        let tags = staged.iter().filter(|update| match update {
+            Update::InsertTag(rule) => self.tags.find(&rule.key).is_none(),
+            _ => false,
+        });
+        if exact.count() > self.exact.room() {
+            Some(Refusal::ExactTableFull)
+        } else if tags.count() > self.tags.room() {
+            Some(Refusal::TagTableFull)
+        } else {
+            None
+        }
+    }
+
+    fn apply(&mut self, update: Update) {
+        match update {
+            Update::InsertExact(rule) => {
+                let flow = self.exact.find(&rule.key);
+                let flow = flow.or_else(|| self.exact.add(rule.key, FlowState::Pending, self.now_ns));
+                if let Some(flow) = flow {
+                    self.activate(flow, rule.action, false);
+                }
+            }
+            Update::RemoveExact(key) => {
+                if let Some(flow) = self.exact.find(&key) {
+                    self.forget(flow, packet::DropReason::NoChain);
+                }
+            }
+            Update::RejectFlow(key) => self.reject(&key),
+            Update::InsertTag(rule) => {
+                let inserted = self.tags.insert(rule);
+                debug_assert!(inserted, "room was checked for the whole batch");
+            }
+            Update::RemoveTag(key) => self.tags.remove(&key),
+            Update::Commit(_) | Update::ReadBack(_) | Update::StartCapture { .. } | Update::StopCapture(_) => {}
+        }
+    }
+
+    fn continue_read_back(&mut self) {
+        let Some(mut at) = self.controller.read_back else { return };
+        for _ in 0..READ_BACK_PER_POLL.min(self.controller.room().saturating_sub(OWED)) {
+            if let Some((entry, next)) = self.exact.next_from(at.exact_from) {
+                at.exact_from = next;
+                if let FlowState::Active(action) = entry.state {
+                    let idle_ms = (self.now_ns.saturating_sub(entry.last_ns) / 1_000_000).min(u64::from(u32::MAX));
+                    let event = Event::Exact {
+                        rule: shm::rules::ExactRule { key: entry.key, action },
+                        learned: entry.learned,
+                        packets: entry.packets,
+                        bytes: entry.bytes,
+                        idle_ms: idle_ms as u32,
+                    };
+                    self.controller.send(&event);
+                }
+            } else if let Some(rule) = self.tags.nth(at.tags_from) {
+                at.tags_from += 1;
+                self.controller.send(&Event::TagInstalled(rule));
+            } else {
+                self.controller.owe(Event::ReadBackDone(at.number));
+                self.controller.read_back = None;
+                return;
+            }
+        }
+        self.controller.read_back = Some(at);
+    }
+}
