@@ -109,8 +109,6 @@ pub struct Assembly {
     pub lcores: Vec<Box<dyn Poll>>,
     /// One on each socket that has a lcore.
     pub mempools: Vec<Mempool>,
-    /// The ports, in the launch document's order.
-    pub ports: Vec<Port>,
 }
 
 /// Devices that were opened before, by the port's name; they are used in place of the launch document's.
@@ -142,8 +140,8 @@ impl Assembly {
         let hello = report::hello(launch, eal, &ports, &sockets, &functions);
         let offset = hello.clock_offset_ns;
         let (sites, mailboxes) = sites(eal, launch, &topology, &mempools, &sockets, writers, offset)?;
-        let (ports, lcores) = assemble(launch, sites, ports, functions);
-        Ok(Self { hello, counters, mailboxes, lcores, mempools: mempools.into_values().collect(), ports })
+        let lcores = assemble(launch, sites, ports, functions);
+        Ok(Self { hello, counters, mailboxes, lcores, mempools: mempools.into_values().collect() })
     }
 }
 
@@ -309,8 +307,7 @@ fn assemble(
     sites: Vec<Site>,
     ports: Vec<OpenPort>,
     functions: Vec<Option<Box<dyn NetworkFunction>>>,
-) -> (Vec<Port>, Vec<Box<dyn Poll>>) {
-    let mut handles = Vec::new();
+) -> Vec<Box<dyn Poll>> {
     let mut of_lcore: Vec<Vec<IoPort>> = launch.lcores.iter().map(|_| Vec::new()).collect();
     for (index, (spec, open)) in launch.ports.iter().zip(ports).enumerate() {
         of_lcore[spec.lcore].push(IoPort {
@@ -318,12 +315,12 @@ fn assemble(
             rx: open.rx,
             tx: open.tx,
             mac: open.port.mac(),
+            port: open.port,
             mtu: spec.mtu,
             endpoints: endpoints_on(launch, &spec.name),
             waiting: Burst::default(),
             stuck_polls: 0,
         });
-        handles.push(open.port);
     }
     let parts = launch.lcores.iter().zip(sites).zip(of_lcore).zip(functions);
     let lcores = parts.map(|(((spec, site), ports), function)| -> Box<dyn Poll> {
@@ -338,7 +335,7 @@ fn assemble(
             }
         }
     });
-    (handles, lcores.collect())
+    lcores.collect()
 }
 
 fn endpoints_on(launch: &Launch, name: &str) -> Vec<(Option<u16>, VportId)> {

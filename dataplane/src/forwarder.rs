@@ -125,6 +125,7 @@ impl Forwarder {
             self.exact.remove(flow);
             return self.end(mbuf, DropReason::ParkingFull);
         }
+        self.account.counters.flow_misses.add(1);
         entry.announced = self.controller.announce(Event::FlowMiss {
             key,
             tcp_flags: found.tcp_flags,
@@ -249,6 +250,7 @@ impl Forwarder {
         if let Some(entry) = self.exact.get_mut(flow) {
             entry.learned = true;
         }
+        self.account.counters.flows_learned.add(1);
         Ok(())
     }
 
@@ -309,6 +311,7 @@ impl Forwarder {
             let Some(entry) = self.exact.get_mut(flow) else { continue };
             if let FlowState::Active(ExactAction { path, .. }) = entry.state {
                 let (key, packets, bytes) = (entry.key, entry.packets, entry.bytes);
+                self.account.counters.flows_expired.add(1);
                 self.controller.tell(Event::FlowExpired { key, path, packets, bytes }, &mut self.account);
             }
             self.forget(flow, DropReason::FlowSetupTimeout);

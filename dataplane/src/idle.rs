@@ -28,21 +28,29 @@ impl Idle {
         Self { shared, empty_polls: 0 }
     }
 
-    /// The last poll did something, or nothing.
-    pub fn after_poll(&mut self, worked: bool) {
+    /// The last poll did something, or nothing. Returns true if the lcore slept.
+    pub fn after_poll(&mut self, worked: bool) -> bool {
         if worked {
             self.empty_polls = 0;
-            return;
+            return false;
         }
         self.empty_polls = self.empty_polls.saturating_add(1);
-        match (self.shared, self.empty_polls) {
-            (false, polls) if polls <= SPINS => {}
-            (false, polls) if polls <= PAUSES => clock::pause(),
-            (false, _) => clock::sleep_ns(NAP_NS),
-            (true, polls) if polls <= SHARED_SPINS => clock::pause(),
-            (true, polls) if polls <= SHARED_YIELDS => clock::yield_now(),
-            (true, polls) if polls <= SHARED_NAPS => clock::sleep_ns(SHARED_NAP_NS),
-            (true, _) => clock::sleep_ns(SHARED_LONG_NAP_NS),
-        }
+        let nap_ns = match (self.shared, self.empty_polls) {
+            (false, polls) if polls <= SPINS => return false,
+            (false, polls) if polls <= PAUSES => {
+                clock::pause();
+                return false;
+            }
+            (false, _) => NAP_NS,
+            (true, polls) if polls <= SHARED_SPINS => return false,
+            (true, polls) if polls <= SHARED_YIELDS => {
+                clock::yield_now();
+                return false;
+            }
+            (true, polls) if polls <= SHARED_NAPS => SHARED_NAP_NS,
+            (true, _) => SHARED_LONG_NAP_NS,
+        };
+        clock::sleep_ns(nap_ns);
+        true
     }
 }

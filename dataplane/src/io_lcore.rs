@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use dpdk::Port;
 use ipnet::IpNet;
 use packet::{DropReason, MacAddr, Vni, VportId};
 
@@ -37,6 +38,8 @@ pub struct IoLcore {
 pub struct IoPort {
     /// Its place among the host's ports and their counters.
     pub index: usize,
+    /// The device, for its own counts.
+    pub port: Port,
     /// Receive queues, all polled by this lcore.
     pub rx: Vec<RxQueue>,
     /// The transmit queue.
@@ -144,6 +147,17 @@ impl IoLcore {
         forwarder.outlets.flush(|lost| account.count_drop(DropReason::RingFull, lost));
     }
 
+    /// What only the device knows: frames that never reached this lcore.
+    fn publish_device_counts(&self) {
+        for port in &self.ports {
+            let (stats, counters) = (port.port.stats(), &self.forwarder.account.counters.ports[port.index]);
+            counters.rx_missed.set(stats.rx_missed + stats.rx_no_mbuf);
+            counters.rx_errors.set(stats.rx_errors);
+            counters.tx_errors.set(stats.tx_errors);
+            counters.link_up.set(u64::from(port.port.link_up()));
+        }
+    }
+
     fn held(&self) -> usize {
         let waiting: usize = self.ports.iter().map(|port| port.waiting.len()).sum();
         self.forwarder.parking.len() + self.neighbors.held() + self.ring.len() + waiting
@@ -163,6 +177,7 @@ impl Poll for IoLcore {
         }
         if self.ticks.half_second(now_ns) {
             self.keep_neighbors();
+            self.publish_device_counts();
         }
         self.forwarder.account.counters.held.set(self.held() as u64);
         worked

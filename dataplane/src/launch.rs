@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dpdk::{Clock, Eal, LcoreHandle, Port};
+use dpdk::{Clock, Eal, LcoreHandle};
 use shm::hello::Hello;
 use shm::launch::Launch;
 
@@ -27,7 +27,6 @@ pub struct Dataplane {
     mempools: Vec<Mempool>,
     handles: Vec<LcoreHandle<Box<dyn Poll>>>,
     stop: Arc<AtomicBool>,
-    ports: Vec<Port>,
     _eal: Eal,
 }
 
@@ -40,7 +39,7 @@ impl Dataplane {
 
     /// The same with an EAL that runs already, and with devices that were opened on it.
     pub fn with_devices(eal: Eal, launch: &Launch, devices: OpenDevices) -> Result<Self, LaunchError> {
-        let Assembly { hello, counters, mailboxes, lcores, mempools, ports } = Assembly::build(&eal, launch, devices)?;
+        let Assembly { hello, counters, mailboxes, lcores, mempools } = Assembly::build(&eal, launch, devices)?;
         let stop = Arc::new(AtomicBool::new(false));
         let clock = Clock::new(&eal);
         let mut handles = Vec::new();
@@ -48,7 +47,7 @@ impl Dataplane {
             let (stop, idle) = (Arc::clone(&stop), Idle::new(shares_cpu(launch, index)));
             handles.push(eal.launch(lcore_number(index), move || lcore::run(lcore, clock, idle, &stop))?);
         }
-        Ok(Self { hello, counters, mailboxes, mempools, handles, stop, ports, _eal: eal })
+        Ok(Self { hello, counters, mailboxes, mempools, handles, stop, _eal: eal })
     }
 
     /// Stops the lcores, ends what is held, closes the ports, and says whether every mbuf came back.
@@ -66,7 +65,6 @@ impl Dataplane {
             lcore.drain_ring();
         }
         drop(lcores);
-        drop(self.ports);
         let missing = self.mempools.iter().map(|pool| u64::from(pool.in_use())).sum();
         Balance { mempools: self.mempools.len(), missing, panicked }
     }

@@ -31,10 +31,11 @@ pub fn run(mut lcore: Box<dyn Poll>, clock: Clock, mut idle: Idle, stop: &Atomic
     while !stop.load(Ordering::Relaxed) {
         let now_ns = clock.ns(from);
         let worked = lcore.poll_once(now_ns);
-        idle.after_poll(worked);
+        let slept = idle.after_poll(worked);
         let to = clock::tsc();
         let counters = &lcore.forwarder().account.counters;
         counters.polls.add(1);
+        counters.sleeps.add(u64::from(slept));
         counters.heartbeat_ns.set(now_ns);
         counters.total_cycles.add(to.wrapping_sub(from));
         if worked {

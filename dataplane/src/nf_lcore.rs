@@ -84,7 +84,7 @@ impl NfLcore {
         let mut verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
         if !self.call(&mut mbufs, &mut headers, &mut verdicts) {
             verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
-            self.forwarder.controller.report_failure(self.vport);
+            self.report_failure();
         }
         for ((mbuf, found), verdict) in mbufs.into_iter().zip(headers).zip(verdicts) {
             match verdict {
@@ -148,8 +148,13 @@ impl NfLcore {
         let Some(function) = self.function.as_mut() else { return };
         if catch_unwind(AssertUnwindSafe(|| function.expire(now_ns))).is_err() {
             self.function = None;
-            self.forwarder.controller.report_failure(self.vport);
+            self.report_failure();
         }
+    }
+
+    fn report_failure(&mut self) {
+        self.forwarder.account.counters.nf_failed.set(1);
+        self.forwarder.controller.report_failure(self.vport);
     }
 
     fn publish_counters(&mut self) {

@@ -26,6 +26,16 @@ impl TagTable {
         self.rules.get(key)
     }
 
+    /// How many rules it holds.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// True if it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// How many more rules fit.
     pub fn room(&self) -> usize {
         self.capacity.saturating_sub(self.rules.len())

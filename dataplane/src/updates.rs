@@ -143,7 +143,7 @@ impl ControllerPort {
     }
 
     /// Gathers updates up to a commit. Returns the commit's epoch when one is complete.
-    fn gather(&mut self, budget: &mut usize, topology: &Topology) -> Option<Gathered> {
+    fn gather(&mut self, budget: &mut usize, topology: &Topology, account: &mut Account) -> Option<Gathered> {
         while *budget > 0 {
             let rings = self.rings.as_mut()?;
             let update = rings.updates.pop();
@@ -166,7 +166,10 @@ impl ControllerPort {
                     self.staged.push(update);
                 }
                 Ok(Some(_)) => self.refusal = Some(Refusal::BatchTooLarge),
-                Err(RingError::Malformed(_)) => self.refusal = Some(Refusal::Malformed),
+                Err(RingError::Malformed(_)) => {
+                    account.counters.malformed_updates.add(1);
+                    self.refusal = Some(Refusal::Malformed);
+                }
                 Err(_) => {
                     self.rings = None;
                     return None;
@@ -203,7 +206,7 @@ impl Forwarder {
         }
         self.controller.pay();
         let mut budget = PER_POLL;
-        while let Some(gathered) = self.controller.gather(&mut budget, &self.topology) {
+        while let Some(gathered) = self.controller.gather(&mut budget, &self.topology, &mut self.account) {
             match gathered {
                 Gathered::Commit(epoch) => self.commit(epoch),
                 Gathered::Capture(vport, snap) => self.account.capture(vport, snap),
@@ -240,6 +243,7 @@ impl Forwarder {
         }
         self.controller.staged = staged;
         self.account.counters.update_batches.add(1);
+        self.account.counters.tag_rules.set(self.tags.len() as u64);
         self.account.counters.epoch.set(epoch.0);
         self.controller.owe(Event::Committed(epoch));
     }
