@@ -179,6 +179,7 @@ impl Poll for IoLcore {
             self.keep_neighbors();
             self.publish_device_counts();
         }
+        self.forwarder.controller.ring_doorbell();
         self.forwarder.account.counters.held.set(self.held() as u64);
         worked
     }

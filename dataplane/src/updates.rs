@@ -37,6 +37,7 @@ pub struct ControllerPort {
     rings: Option<Rings>,
     staged: Vec<Update>,
     refusal: Option<Refusal>,
+    said: bool,
     owed: VecDeque<Event>,
     owes_announcements: bool,
     read_back: Option<ReadBack>,
@@ -64,6 +65,7 @@ impl ControllerPort {
             rings: None,
             staged: Vec::with_capacity(BATCH),
             refusal: None,
+            said: false,
             owed: VecDeque::with_capacity(OWED),
             owes_announcements: false,
             read_back: None,
@@ -127,7 +129,7 @@ impl ControllerPort {
         let Some(rings) = &mut self.rings else { return false };
         match rings.events.push(event) {
             Ok(true) => {
-                rings.doorbell.ring_if_waiting();
+                self.said = true;
                 true
             }
             Ok(false) => false,
@@ -135,6 +137,15 @@ impl ControllerPort {
                 self.rings = None; // the ring is not one any more: wait for a controller that keeps to the rules
                 false
             }
+        }
+    }
+
+    /// Wakes the controller if it sleeps and something was said since the last call; once per poll.
+    pub fn ring_doorbell(&mut self) {
+        if std::mem::take(&mut self.said)
+            && let Some(rings) = &self.rings
+        {
+            rings.doorbell.ring_if_waiting();
         }
     }
 
