@@ -1,0 +1,118 @@
+//! CPUs and NUMA sockets, as the kernel shows them.
+//!
+//! Off the packet's path: read once, at launch, to refuse a placement that can't work and to report the ones that do.
+//! CPU numbers are the kernel's. Source: `/sys/devices/system`, `sched_getaffinity(2)`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::{fmt, fs, mem};
+
+/// A NUMA node, in DPDK's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub i32);
+
+impl SocketId {
+    /// No particular one: a virtual device's, or "wherever there is memory".
+    pub const ANY: Self = Self(-1);
+}
+
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::ANY { f.write_str("any") } else { write!(f, "{}", self.0) }
+    }
+}
+
+/// True if the machine has this CPU, whether or not this process may use it.
+pub fn exists(cpu: u16) -> bool {
+    Path::new(&format!("/sys/devices/system/cpu/cpu{cpu}")).exists()
+}
+
+/// The CPUs that the calling thread may run on: those of its `taskset`, cgroup or container.
+pub fn allowed() -> BTreeSet<u16> {
+    // SAFETY: cpu_set_t is a plain array of words, for which zero bits mean an empty set.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is a live cpu_set_t of the size that is passed; 0 names the calling thread.
+    let status = unsafe { libc::sched_getaffinity(0, mem::size_of::<libc::cpu_set_t>(), &mut set) };
+    if status != 0 {
+        return BTreeSet::new();
+    }
+    // SAFETY: CPU_ISSET reads one bit of the set, and every index below CPU_SETSIZE lies within it.
+    (0..libc::CPU_SETSIZE as u16).filter(|&cpu| unsafe { libc::CPU_ISSET(usize::from(cpu), &set) }).collect()
+}
+
+/// The socket of a CPU; none if the machine lacks the CPU or tells no topology.
+pub fn socket(cpu: u16) -> Option<SocketId> {
+    let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{cpu}")).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name();
+        name.to_str()?.strip_prefix("node")?.parse().ok().map(SocketId)
+    })
+}
+
+/// Hugepages that are free now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hugepages {
+    /// Over all page sizes and sockets.
+    pub free_mib: u64,
+    /// Pages of the default size, free or not: what `/proc/sys/vm/nr_hugepages` says.
+    pub default_pages: u64,
+    /// The default size.
+    pub default_page_kib: u64,
+}
+
+impl Hugepages {
+    pub(crate) fn read() -> Self {
+        let free_kib = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten().filter_map(|entry| {
+            let name = entry.file_name();
+            let page_kib: u64 = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            Some(page_kib * read_number(&entry.path().join("free_hugepages"))?)
+        });
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self {
+            free_mib: free_kib.sum::<u64>() / 1024,
+            default_pages: read_number(Path::new("/proc/sys/vm/nr_hugepages")).unwrap_or(0),
+            default_page_kib: default_page_kib(&meminfo).unwrap_or(2048),
+        }
+    }
+
+    /// The number of pages of the default size with which `needed_mib` would be free.
+    pub(crate) fn pages_for(&self, needed_mib: u64) -> u64 {
+        let missing_kib = needed_mib.saturating_sub(self.free_mib) * 1024;
+        self.default_pages + missing_kib.div_ceil(self.default_page_kib)
+    }
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn default_page_kib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
+    line.split_whitespace().next()?.parse().ok().filter(|&kib| kib > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_thread_runs_on_a_cpu_that_exists_and_is_allowed() {
+        let allowed = allowed();
+        assert!(!allowed.is_empty());
+        assert!(allowed.iter().all(|&cpu| exists(cpu)));
+        assert!(!exists(u16::MAX));
+    }
+
+    #[test]
+    fn the_remedy_counts_pages_that_are_already_there() {
+        let pages = Hugepages { free_mib: 100, default_pages: 60, default_page_kib: 2048 };
+        assert_eq!(pages.pages_for(256), 60 + 78);
+        assert_eq!(pages.pages_for(100), 60);
+    }
+
+    #[test]
+    fn the_default_page_size_is_read_in_kib() {
+        assert_eq!(default_page_kib("MemTotal: 1 kB\nHugepagesize:       2048 kB\n"), Some(2048));
+        assert_eq!(default_page_kib("MemTotal: 1 kB\n"), None);
+    }
+}
