@@ -45,16 +45,16 @@ impl IoLcore {
         if let Some(message) = neighbor::parse(mbuf.data()) {
             return self.neighbor_message(vport, message, mbuf);
         }
-        if header.destination != mac && !header.destination.is_multicast() {
+        if neighbor::is_link_local(mbuf.data()) {
+            return self.forwarder.end(mbuf, DropReason::LinkLocal);
+        }
+        if header.destination != mac {
             return self.forwarder.end(mbuf, DropReason::NotForUs);
         }
         let mut found = match headers::parse(mbuf.data()) {
             Ok(found) => found,
             Err(reason) => return self.forwarder.end(mbuf, reason),
         };
-        if neighbor::is_link_local(mbuf.data()) {
-            return self.forwarder.end(mbuf, DropReason::LinkLocal);
-        }
         if found.ip_len() > mtu {
             return self.forwarder.end(mbuf, DropReason::Oversized);
         }

@@ -97,6 +97,8 @@ drop_reasons! {
     FirewallNoState = "firewall-no-state", Policy;
     /// A packet in reverse for which the mangler has no mapping.
     ManglerNoMapping = "mangler-no-mapping", Policy;
+    /// A reply out of a mangler whose flow's forward direction was never seen, or has timed out.
+    NoForwardFlow = "no-forward-flow", Policy;
     /// Larger than the path's MTU; the sender was told the size that fits.
     TooBig = "too-big", Policy;
 

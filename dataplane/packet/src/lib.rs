@@ -9,11 +9,23 @@
 //! Byte order: multi-byte fields in types are host order; only the header modules touch network order.
 #![forbid(unsafe_code)]
 
+pub mod build;
+pub mod checksum;
 mod drop_reason;
+pub mod ethernet;
 mod flow;
+pub mod fragments;
 mod function;
 pub mod headers;
+#[cfg(test)]
+mod hostile;
+pub mod icmp;
+pub mod ip;
 mod names;
+pub mod neighbor;
+#[cfg(test)]
+mod samples;
+pub mod vxlan;
 
 pub use drop_reason::{DropClass, DropReason};
 pub use flow::{FiveTuple, FlowKey, protocol};
