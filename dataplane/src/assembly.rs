@@ -223,7 +223,7 @@ fn functions(launch: &Launch) -> Result<Vec<Option<Box<dyn NetworkFunction>>>, L
             .map(Some)
             .map_err(|problem| LaunchError::Function { instance: nf.instance.clone(), problem }),
     };
-    launch.lcores.iter().map(|lcore| create(&lcore.role)).collect()
+    launch.lcores.iter().map(|lcore| cpu::run_on(lcore.cpu, || create(&lcore.role))).collect()
 }
 
 /// One mempool on each socket that has a lcore.
@@ -288,14 +288,17 @@ fn sites(
     }
     let mailboxes: Vec<Mailbox> = sockets.iter().map(|_| Arc::new(ArrayQueue::new(1))).collect();
     let sites = consumers.into_iter().zip(writers).enumerate().map(|(index, (ring, writer))| {
-        let forwarder = Forwarder::new(
-            Arc::clone(topology),
-            Outlets::new(index, producers.clone()),
-            Account::new(writer, clock_offset_ns),
-            ControllerPort::new(Arc::clone(&mailboxes[index])),
-            mempools[&sockets[index].0].clone(),
-            &launch.limits,
-        );
+        let build = || {
+            Forwarder::new(
+                Arc::clone(topology),
+                Outlets::new(index, producers.clone()),
+                Account::new(writer, clock_offset_ns),
+                ControllerPort::new(Arc::clone(&mailboxes[index])),
+                mempools[&sockets[index].0].clone(),
+                &launch.limits,
+            )
+        };
+        let forwarder = cpu::run_on(launch.lcores[index].cpu, build); // its tables belong on the lcore's socket
         Site { forwarder, ring }
     });
     Ok((sites.collect(), mailboxes))

@@ -40,6 +40,27 @@ pub fn allowed() -> BTreeSet<u16> {
     (0..libc::CPU_SETSIZE as u16).filter(|&cpu| unsafe { libc::CPU_ISSET(usize::from(cpu), &set) }).collect()
 }
 
+/// Runs `work` with the calling thread on this CPU, so that the memory it is first to touch is on the CPU's socket. Where the
+/// thread may not move there, the work is done all the same.
+pub fn run_on<T>(cpu: u16, work: impl FnOnce() -> T) -> T {
+    let before = allowed();
+    move_to(&BTreeSet::from([cpu]));
+    let result = work();
+    move_to(&before);
+    result
+}
+
+fn move_to(cpus: &BTreeSet<u16>) {
+    // SAFETY: cpu_set_t is a plain array of words, for which zero bits mean an empty set.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    for &cpu in cpus.iter().filter(|&&cpu| i32::from(cpu) < libc::CPU_SETSIZE) {
+        // SAFETY: CPU_SET writes one bit of the set, and every index below CPU_SETSIZE lies within it.
+        unsafe { libc::CPU_SET(usize::from(cpu), &mut set) };
+    }
+    // SAFETY: `set` is a live cpu_set_t of the size that is passed; 0 names the calling thread. A refusal changes nothing.
+    unsafe { libc::sched_setaffinity(0, mem::size_of::<libc::cpu_set_t>(), &set) };
+}
+
 /// The socket of a CPU; none if the machine lacks the CPU or tells no topology.
 pub fn socket(cpu: u16) -> Option<SocketId> {
     let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{cpu}")).ok()?;
@@ -94,6 +115,15 @@ fn default_page_kib(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_on_a_cpu_leaves_the_thread_where_it_was() {
+        let before = allowed();
+        let Some(&cpu) = before.last() else { return };
+        assert_eq!(run_on(cpu, allowed), BTreeSet::from([cpu]));
+        assert_eq!(allowed(), before);
+        assert_eq!(run_on(u16::MAX, allowed), before, "an impossible CPU is no reason not to work");
+    }
 
     #[test]
     fn this_thread_runs_on_a_cpu_that_exists_and_is_allowed() {
