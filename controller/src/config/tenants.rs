@@ -1,0 +1,381 @@
+//! The section `tenants`: endpoints, functions, instances, chains. References are looked up here; what must agree between
+//! several entries is [`super::check`]'s.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use packet::Vni;
+
+use super::hosts::{cpu, is_unicast, lookup, lookup_port};
+use super::selector::protocol_number;
+use super::tree::{Section, Value, suggest};
+use super::{Attachment, Chain, Endpoint, Host, Instance, Nf, PortRange, Problems, Selector, Tenant};
+
+pub(super) fn read(problems: &mut Problems, value: &Value<'_>, hosts: &[Host]) -> Vec<Tenant> {
+    let entries = value.named(problems, "a table of tenants by name");
+    if entries.is_empty() {
+        value.note(problems, "no tenant is declared; declare at least one");
+    }
+    entries.iter().map(|(name, value)| tenant(problems, name, value, hosts)).collect()
+}
+
+fn tenant(problems: &mut Problems, name: &str, value: &Value<'_>, hosts: &[Host]) -> Tenant {
+    let known = ["vni", "endpoints", "nfs", "instances", "chains"];
+    let section = value.section(problems, "a table of the tenant's keys", &known);
+    let vni = section.need(problems, "vni", "give the tenant a VXLAN network identifier of its own, 1..=16777215");
+    let vni = vni.and_then(|value| value.integer::<u32>(problems, 1..=0xff_ffff, "a VXLAN network identifier"));
+    let mut tenant = Tenant {
+        name: name.to_owned(),
+        line: value.line,
+        vni: vni.and_then(|number| Vni::new(number).ok()).unwrap_or(UNREAD_VNI),
+        endpoints: Vec::new(),
+        nfs: Vec::new(),
+        instances: Vec::new(),
+        chains: Vec::new(),
+    };
+    if let Some(value) = section.need(problems, "endpoints", "declare where clients and servers attach") {
+        let entries = value.named(problems, "a table of endpoints by name");
+        tenant.endpoints = entries.iter().map(|(name, value)| endpoint(problems, name, value, hosts)).collect();
+    }
+    let mut configs = Vec::new();
+    if let Some(value) = section.get("nfs") {
+        for (name, value) in value.named(problems, "a table of functions by name") {
+            let (nf, config) = nf(problems, name, &value);
+            tenant.nfs.push(nf);
+            configs.push(config);
+        }
+    }
+    if let Some(value) = section.get("instances") {
+        for item in value.items() {
+            let read = instance(problems, &item, &tenant, &configs, hosts);
+            tenant.instances.extend(read);
+        }
+    }
+    if let Some(value) = section.get("chains") {
+        let entries = value.named(problems, "a table of chains by name");
+        tenant.chains = entries.iter().filter_map(|(name, value)| chain(problems, name, value, &tenant)).collect();
+    }
+    tenant
+}
+
+/// In place of a VNI that could not be read; the file may not use it, so it collides with nothing.
+const UNREAD_VNI: Vni = match Vni::new(0) {
+    Ok(vni) => vni,
+    Err(_) => unreachable!(),
+};
+
+fn endpoint(problems: &mut Problems, name: &str, value: &Value<'_>, hosts: &[Host]) -> Endpoint {
+    let known = ["host", "port", "vlan", "vtep", "prefixes", "gateways", "next_hops"];
+    let section = value.section(problems, "a table of the endpoint's keys", &known);
+    let host = section.need(problems, "host", "name the host that it attaches to");
+    let host = host.and_then(|value| lookup(problems, value, hosts));
+    let attachment = attachment(problems, &section, host.and_then(|index| hosts.get(index)));
+    let prefixes = section.need(problems, "prefixes", "list the prefixes that live there, such as `[10.1.0.0/24]`");
+    let prefixes = prefixes.map(|value| prefixes_of(problems, value)).unwrap_or_default();
+    let next_hops = addresses(problems, &section, "next_hops");
+    let gateways = addresses(problems, &section, "gateways");
+    check_gateways(problems, &section, &prefixes, &gateways, &next_hops);
+    Endpoint {
+        name: name.to_owned(),
+        line: value.line,
+        host: host.unwrap_or(usize::MAX),
+        attachment,
+        prefixes,
+        gateways: gateways.into_iter().map(|(_, address)| address).collect(),
+        next_hops: next_hops.into_iter().map(|(_, address)| address).collect(),
+    }
+}
+
+fn attachment(problems: &mut Problems, section: &Section<'_>, host: Option<&Host>) -> Attachment {
+    let vlan: Option<u16> =
+        section.get("vlan").and_then(|value| value.integer(problems, 1..=4_094, "an 802.1Q VLAN number"));
+    match (section.get("port"), section.get("vtep")) {
+        (Some(value), None) => {
+            let port = host.and_then(|host| lookup_port(problems, value, host));
+            Attachment::Port(port.unwrap_or(usize::MAX), vlan)
+        }
+        (None, Some(value)) => {
+            let address: Option<IpAddr> = value.parse(problems, "the address of a VXLAN tunnel endpoint");
+            if section.get("vlan").is_some() {
+                value.note(problems, "an endpoint behind a VTEP has no `vlan`; remove it");
+            }
+            if let Some(host) = host
+                && host.underlay.is_none()
+            {
+                let text = format!("host `{}` has no underlay to reach the VTEP by; declare its `underlay`", host.name);
+                value.note(problems, text);
+            }
+            Attachment::Vtep(address.unwrap_or(IpAddr::from([0; 4])))
+        }
+        (None, None) => {
+            section.at.note(problems, "neither `port` nor `vtep` is given; name a port of the host, or a foreign VTEP");
+            Attachment::Port(usize::MAX, None)
+        }
+        (Some(value), Some(_)) => {
+            value.note(problems, "both `port` and `vtep` are given; an endpoint has one of them, remove the other");
+            Attachment::Port(usize::MAX, None)
+        }
+    }
+}
+
+/// Prefixes without host bits.
+fn prefixes_of(problems: &mut Problems, value: &Value<'_>) -> Vec<IpNet> {
+    let mut prefixes = Vec::new();
+    for item in value.items() {
+        let Some(net) = item.parse::<IpNet>(problems, "a prefix such as `10.1.0.0/24` or `fd00:1::/64`") else {
+            continue;
+        };
+        if net.trunc() != net {
+            item.note(problems, format!("{net} has bits behind its length; write {}", net.trunc()));
+        }
+        prefixes.push(net.trunc());
+    }
+    if value.items().is_empty() {
+        value.note(problems, "the list is empty; name at least one prefix");
+    }
+    prefixes
+}
+
+fn addresses<'a>(problems: &mut Problems, section: &Section<'a>, key: &str) -> Vec<(Value<'a>, IpAddr)> {
+    let mut found: Vec<(Value<'a>, IpAddr)> = Vec::new();
+    for item in section.get(key).map(Value::items).unwrap_or_default() {
+        let Some(address) = item.parse::<IpAddr>(problems, "an address such as `10.1.0.1`") else { continue };
+        if !is_unicast(address) {
+            item.note(problems, format!("{address} is not an address that one host can have; choose another"));
+        }
+        if let Some((_, other)) = found.iter().find(|(_, other)| other.is_ipv4() == address.is_ipv4()) {
+            item.note(problems, format!("{address} is a second one of its family, next to {other}; one is enough"));
+        }
+        found.push((item, address));
+    }
+    found
+}
+
+fn check_gateways(
+    problems: &mut Problems,
+    section: &Section<'_>,
+    prefixes: &[IpNet],
+    gateways: &[(Value<'_>, IpAddr)],
+    next_hops: &[(Value<'_>, IpAddr)],
+) {
+    for (value, gateway) in gateways {
+        let routed = next_hops.iter().any(|(_, hop)| hop.is_ipv4() == gateway.is_ipv4());
+        if !routed && !prefixes.is_empty() && !prefixes.iter().any(|prefix| prefix.contains(gateway)) {
+            let text =
+                format!("gateway {gateway} is in none of the endpoint's prefixes; choose an address out of them");
+            value.note(problems, text);
+        }
+    }
+    for (value, hop) in next_hops {
+        if gateways.iter().any(|(_, gateway)| gateway == hop) {
+            value.note(problems, format!("{hop} is the host's own gateway address; name the router's"));
+        }
+    }
+    for (is_v4, family) in [(true, "IPv4"), (false, "IPv6")] {
+        let has = prefixes.iter().any(|prefix| prefix.addr().is_ipv4() == is_v4);
+        if has && !gateways.iter().any(|(_, gateway)| gateway.is_ipv4() == is_v4) {
+            let text = format!(
+                "the endpoint has {family} prefixes but no {family} gateway; add to `gateways` a free address of the link, \
+                 it is the host's own there"
+            );
+            section.at.note(problems, text);
+        }
+    }
+}
+
+fn nf(problems: &mut Problems, name: &str, value: &Value<'_>) -> (Nf, serde_json::Value) {
+    let section = value.section(problems, "a table of the function's keys", &["function", "config", "mangles"]);
+    let names = || nf::functions().iter().map(|info| info.name);
+    let function = section.need(problems, "function", "name its implementation, such as `firewall`");
+    let function = function.and_then(|value| {
+        let function = value.text(problems, "the name of a function")?;
+        let known = nf::functions().iter().find(|info| info.name == function);
+        if known.is_none() {
+            value.note(problems, format!("there is no function `{function}`{}", suggest(&function, names())));
+        }
+        known
+    });
+    let config = section.get("config").map_or(serde_json::Value::Null, Value::json);
+    let mangles = section.get("mangles").and_then(|value| {
+        let declared = value.flag(problems)?;
+        if !declared && function.is_some_and(|info| info.mangles) {
+            value.note(problems, "this function rewrites addresses, it can't be declared otherwise; remove `mangles`");
+        }
+        Some(declared)
+    });
+    let nf = Nf {
+        name: name.to_owned(),
+        line: value.line,
+        function: function.map(|info| info.name.to_owned()).unwrap_or_default(),
+        mangles: mangles.unwrap_or_else(|| function.is_some_and(|info| info.mangles)),
+    };
+    // A configuration that instances may complete is checked with each of them; alone only if it is all there is.
+    if let Some(info) = function
+        && let Some(value) = section.get("config")
+        && let Err(error) = nf::validate(info.name, &config)
+        && !is_missing_key(&error)
+    {
+        note_nf_error(problems, value, &error);
+    }
+    (nf, config)
+}
+
+/// True if the configuration may only lack what its instances add.
+fn is_missing_key(error: &packet::NfError) -> bool {
+    error.path == "config" || error.problem.contains("missing field")
+}
+
+/// Puts an NF's own error at the line of the key that it names.
+fn note_nf_error(problems: &mut Problems, config: &Value<'_>, error: &packet::NfError) {
+    let at = config.below(&error.path);
+    problems.note(at.line, format!("{}.{}", config.key, error.path), error.problem.clone());
+}
+
+fn instance(
+    problems: &mut Problems,
+    value: &Value<'_>,
+    tenant: &Tenant,
+    configs: &[serde_json::Value],
+    hosts: &[Host],
+) -> Option<Instance> {
+    let section =
+        value.section(problems, "a table such as `{nf: edge, host: host1, cpu: 1}`", &["nf", "host", "cpu", "config"]);
+    let nf = section.need(problems, "nf", "name the function that it is a copy of");
+    let nf = nf.and_then(|value| lookup_nf(problems, value, tenant));
+    let host = section.need(problems, "host", "name the host that it runs on");
+    let host = host.and_then(|value| lookup(problems, value, hosts));
+    let number = section.need(problems, "cpu", "name the CPU that it has for itself").and_then(|v| cpu(problems, v));
+    let (nf, host, cpu) = (nf?, host?, number?);
+    let kind = &tenant.nfs[nf];
+    let own = section.get("config");
+    let mut config = configs[nf].clone();
+    if let Some(serde_json::Value::Object(own)) = own.map(Value::json) {
+        match &mut config {
+            serde_json::Value::Object(shared) => shared.extend(own),
+            shared => *shared = own.into(),
+        }
+    }
+    if !kind.function.is_empty()
+        && let Err(error) = nf::validate(&kind.function, &config)
+        && (own.is_some() || is_missing_key(&error))
+    {
+        match own {
+            Some(own) => note_nf_error(problems, own, &error),
+            None => {
+                let key = format!("tenants.{}.nfs.{}.{}", tenant.name, kind.name, error.path);
+                problems.note(kind.line, key, error.problem);
+            }
+        }
+    }
+    let copies = tenant.instances.iter().filter(|other| other.nf == nf).count();
+    let pool = if kind.mangles { pool_of(&config) } else { Vec::new() };
+    Some(Instance { name: format!("{}/{}", kind.name, copies + 1), line: value.line, nf, host, cpu, config, pool })
+}
+
+/// The addresses that a mangler rewrites sources to, as its configuration says them: prefixes or single addresses.
+fn pool_of(config: &serde_json::Value) -> Vec<IpNet> {
+    let read = |text: &serde_json::Value| {
+        let text = text.as_str()?;
+        text.parse::<IpNet>().map(|net| net.trunc()).or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()
+    };
+    match config.get("pool") {
+        Some(serde_json::Value::Array(list)) => list.iter().filter_map(read).collect(),
+        Some(single) => read(single).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+fn lookup_nf(problems: &mut Problems, value: &Value<'_>, tenant: &Tenant) -> Option<usize> {
+    let name = value.text(problems, "the name of one of the tenant's functions")?;
+    let found = tenant.nfs.iter().position(|nf| nf.name == name);
+    if found.is_none() {
+        let names = tenant.nfs.iter().map(|nf| nf.name.as_str());
+        value.note(problems, format!("tenant `{}` has no function `{name}`{}", tenant.name, suggest(&name, names)));
+    }
+    found
+}
+
+fn lookup_endpoint(problems: &mut Problems, section: &Section<'_>, key: &str, tenant: &Tenant) -> Option<usize> {
+    let value = section.need(problems, key, "name one of the tenant's endpoints")?;
+    let name = value.text(problems, "the name of one of the tenant's endpoints")?;
+    let found = tenant.endpoints.iter().position(|endpoint| endpoint.name == name);
+    if found.is_none() {
+        let names = tenant.endpoints.iter().map(|endpoint| endpoint.name.as_str());
+        value.note(problems, format!("tenant `{}` has no endpoint `{name}`{}", tenant.name, suggest(&name, names)));
+    }
+    found
+}
+
+fn chain(problems: &mut Problems, name: &str, value: &Value<'_>, tenant: &Tenant) -> Option<Chain> {
+    let known = ["from", "to", "select", "through", "weights"];
+    let section = value.section(problems, "a table of the chain's keys", &known);
+    let from = lookup_endpoint(problems, &section, "from", tenant);
+    let to = lookup_endpoint(problems, &section, "to", tenant);
+    let mut through = Vec::new();
+    let mut complete = true;
+    for item in section.get("through").map(Value::items).unwrap_or_default() {
+        match lookup_nf(problems, &item, tenant) {
+            Some(nf) => through.push(nf),
+            None => complete = false,
+        }
+    }
+    let weights = section.get("weights").map(|value| weights(problems, value, tenant)).unwrap_or_default();
+    let mut selector = section.get("select").map(|value| selector(problems, value)).unwrap_or_default();
+    let (from, to) = (from?, to?);
+    if from == to {
+        section.at.note(problems, "`from` and `to` are the same endpoint; traffic inside an endpoint needs no chain");
+    }
+    if selector.sources.is_empty() {
+        selector.sources.clone_from(&tenant.endpoints[from].prefixes);
+    }
+    if selector.destinations.is_empty() {
+        selector.destinations.clone_from(&tenant.endpoints[to].prefixes);
+    }
+    if complete && selector.has_no_family() {
+        let text = "source and destination have no address family in common, so no packet can match; correct `select` or the endpoints' prefixes";
+        section.at.note(problems, text);
+    }
+    Some(Chain { name: name.to_owned(), line: value.line, from, to, selector, through, weights })
+}
+
+fn selector(problems: &mut Problems, value: &Value<'_>) -> Selector {
+    let known = ["protocol", "source", "destination", "source_ports", "destination_ports"];
+    let section = value.section(problems, "a table such as `{protocol: tcp, destination_ports: [80]}`", &known);
+    let mut protocols = Vec::new();
+    for item in section.get("protocol").map(Value::items).unwrap_or_default() {
+        let Some(name) = item.text(problems, "a protocol") else { continue };
+        match protocol_number(&name) {
+            Some(number) => protocols.push(number),
+            None => {
+                item.note(problems, format!("unknown protocol `{name}`; use tcp, udp, icmp, icmp6 or a number 0..=255"))
+            }
+        }
+    }
+    let mut prefixes = |key| section.get(key).map(|value| prefixes_of(problems, value)).unwrap_or_default();
+    let (sources, destinations) = (prefixes("source"), prefixes("destination"));
+    let what = "a port 0..=65535 or a range such as `8000-8099`";
+    let mut ports = |key| -> Vec<PortRange> {
+        let Some(value) = section.get(key) else { return Vec::new() };
+        if protocols.is_empty() || protocols.iter().any(|number| ![6, 17].contains(number)) {
+            value.note(problems, "only TCP and UDP have ports; add `protocol: tcp`, `udp` or both");
+        }
+        value.parse_items(problems, what)
+    };
+    let (source_ports, destination_ports) = (ports("source_ports"), ports("destination_ports"));
+    Selector { protocols, sources, destinations, source_ports, destination_ports }
+}
+
+fn weights(problems: &mut Problems, value: &Value<'_>, tenant: &Tenant) -> Vec<(usize, u32)> {
+    let mut weights = Vec::new();
+    for (name, value) in value.entries(problems, "a table of instances and numbers, such as `{edge/1: 3, edge/2: 1}`") {
+        let found = tenant.instances.iter().position(|instance| instance.name == name);
+        if found.is_none() {
+            let names = tenant.instances.iter().map(|instance| instance.name.as_str());
+            let text = format!("tenant `{}` has no instance `{name}`{}", tenant.name, suggest(name, names));
+            value.note(problems, text);
+        }
+        let weight = value.integer(problems, 0..=1_000, "a share of new flows, relative to the others");
+        weights.extend(found.zip(weight));
+    }
+    weights
+}

@@ -1,0 +1,277 @@
+//! Which path a new flow takes, and which flows this controller has set up: [`Sessions`].
+//!
+//! Pure: no clock, no I/O. Called once per flow miss, by [`crate::steering`].
+//!
+//! - At an endpoint the tenant's chains are tried in the file's order; the first whose selector matches takes the flow.
+//! - Behind a mangler there is only one way on, and no selector.
+//! - Among a head's paths smooth weighted round-robin chooses: in any run of Σ weights flows each path gets exactly its weight,
+//!   spread out evenly.
+//! - A flow that has a session keeps its path, so a rule that was lost comes back as it was.
+//! - Paths through a failed instance are not chosen any more.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use packet::{FlowKey, PathId, VportId};
+use shm::rules::{ExactAction, ExactRule};
+
+use crate::compose::{Composition, Head, HostPart, InstancePath, Place, Subchain};
+use crate::config::Config;
+
+/// What one host's controller goes by.
+#[derive(Debug)]
+pub struct Plan {
+    /// The configuration.
+    pub config: Config,
+    /// What it makes.
+    pub composition: Composition,
+    /// This host, an index into both.
+    pub host: usize,
+}
+
+impl Plan {
+    /// This host's part.
+    pub fn part(&self) -> &HostPart {
+        &self.composition.hosts[self.host]
+    }
+}
+
+/// Why a flow gets no rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// No chain of its endpoint selects it.
+    NoChain,
+    /// The chain has no path that is in use: failed instances, or weights of 0.
+    NoPath,
+    /// It came from a vport at which no subchain begins: rules are missing, or the report is wrong.
+    NoHead,
+}
+
+/// A flow that this controller has set up.
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    action: ExactAction,
+    /// When, counted in [`Sessions::mark`]s.
+    since: u64,
+}
+
+/// The flows that this controller has set up, and where new ones go.
+#[derive(Debug)]
+pub struct Sessions {
+    plan: Arc<Plan>,
+    flows: HashMap<FlowKey, Session, ahash::RandomState>,
+    turns: HashMap<(usize, Place), Turns>,
+    failed: HashSet<Place>,
+    per_path: HashMap<PathId, u64>,
+    now: u64,
+}
+
+/// Smooth weighted round-robin: every turn each path gains its weight, the richest goes and pays the sum.
+#[derive(Debug, Default)]
+struct Turns {
+    credit: Vec<i64>,
+}
+
+impl Turns {
+    /// The place of the choice whose turn it is; none if none has weight.
+    fn take(&mut self, weights: &[u32]) -> Option<usize> {
+        self.credit.resize(weights.len(), 0);
+        let total: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
+        let mut richest: Option<usize> = None;
+        for (place, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
+            self.credit[place] += i64::from(*weight);
+            if richest.is_none_or(|best| self.credit[place] > self.credit[best]) {
+                richest = Some(place);
+            }
+        }
+        self.credit[richest?] -= total;
+        richest
+    }
+}
+
+impl Sessions {
+    /// No flows yet.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        Self {
+            plan,
+            flows: HashMap::default(),
+            turns: HashMap::new(),
+            failed: HashSet::new(),
+            per_path: HashMap::new(),
+            now: 0,
+        }
+    }
+
+    /// What it goes by.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Goes by another plan from now on; flows keep the rules that they have.
+    pub fn adopt_plan(&mut self, plan: Arc<Plan>) {
+        self.plan = plan;
+        self.turns.clear();
+    }
+
+    /// Goes by another plan for another dataplane: vports and lcores may be others. Flows go on if their head and their path
+    /// are still there, the others are forgotten; how many.
+    pub fn move_to_plan(&mut self, plan: Arc<Plan>) -> usize {
+        let old = std::mem::replace(&mut self.plan, plan);
+        self.turns.clear();
+        self.failed.clear();
+        let flows = std::mem::take(&mut self.flows);
+        self.per_path.clear();
+        let before = flows.len();
+        for (key, session) in flows {
+            let head = self.plan.part().vport(&old.part().vport_name(key.vport));
+            let Some(path) = self.plan.composition.path(session.action.path) else { continue };
+            let same = old.composition.path(session.action.path).is_some_and(|found| found.name == path.name);
+            if let (Some(vport), true) = (head, same) {
+                let action = path.action;
+                self.record(FlowKey { vport, ..key }, action);
+            }
+        }
+        before - self.flows.len()
+    }
+
+    /// Decides about the first packet of a flow.
+    pub fn handle_miss(&mut self, key: FlowKey) -> Result<ExactRule, Rejection> {
+        if let Some(session) = self.flows.get(&key)
+            && self.is_usable(session.action.path)
+        {
+            return Ok(ExactRule { key, action: session.action });
+        }
+        let plan = Arc::clone(&self.plan);
+        let place = plan.part().vports.get(usize::from(key.vport.0)).map_or(Place::Tunnel, |vport| vport.place);
+        let subchain = first_subchain(&plan, place, &key)?;
+        let head = plan.composition.subchains[subchain].head(place).ok_or(Rejection::NoHead)?;
+        let path = self.choose(&plan, subchain, head).ok_or(Rejection::NoPath)?;
+        let action = plan.composition.paths[path].action;
+        self.record(key, action);
+        Ok(ExactRule { key, action })
+    }
+
+    fn choose(&mut self, plan: &Plan, subchain: usize, head: &Head) -> Option<usize> {
+        let usable = |path: usize| !touches(&plan.composition.paths[path], &self.failed);
+        let weights: Vec<u32> =
+            head.choices.iter().map(|(path, weight)| if usable(*path) { *weight } else { 0 }).collect();
+        let turn = self.turns.entry((subchain, head.place)).or_default().take(&weights)?;
+        head.choices.get(turn).map(|(path, _)| *path)
+    }
+
+    fn record(&mut self, key: FlowKey, action: ExactAction) {
+        if let Some(old) = self.flows.insert(key, Session { action, since: self.now }) {
+            self.uncount(old.action.path);
+        }
+        *self.per_path.entry(action.path).or_default() += 1;
+    }
+
+    fn uncount(&mut self, path: PathId) {
+        if let Some(count) = self.per_path.get_mut(&path) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Whether new flows may take the path.
+    pub fn is_usable(&self, path: PathId) -> bool {
+        self.plan.composition.path(path).is_none_or(|path| !touches(path, &self.failed))
+    }
+
+    /// A rule that is installed already, said by an earlier controller.
+    pub fn adopt(&mut self, rule: ExactRule) {
+        self.record(rule.key, rule.action);
+    }
+
+    /// The flow ended, or its rule could not be installed.
+    pub fn forget(&mut self, key: &FlowKey) {
+        if let Some(session) = self.flows.remove(key) {
+            self.uncount(session.action.path);
+        }
+    }
+
+    /// Takes an instance of this host out of use; false if the vport is none.
+    pub fn fail(&mut self, vport: VportId) -> bool {
+        let place = self.plan.part().vports.get(usize::from(vport.0)).map(|vport| vport.place);
+        match place {
+            Some(place @ Place::Instance(..)) => {
+                self.failed.insert(place);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Instances that were taken out of use.
+    pub fn failed(&self) -> Vec<Place> {
+        self.failed.iter().copied().collect()
+    }
+
+    /// A new dataplane: its instances all run.
+    pub fn all_instances_run(&mut self) {
+        self.failed.clear();
+    }
+
+    /// A moment to compare with in [`Self::retain_seen`].
+    pub fn mark(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    /// Forgets flows from before the mark that a read-back did not show; how many.
+    pub fn retain_seen(&mut self, mark: u64, seen: &HashSet<FlowKey, ahash::RandomState>) -> usize {
+        let gone = |key: &FlowKey, session: &Session| session.since < mark && !seen.contains(key);
+        let gone: Vec<FlowKey> =
+            self.flows.iter().filter(|(key, session)| gone(key, session)).map(|(key, _)| *key).collect();
+        gone.iter().for_each(|key| self.forget(key));
+        gone.len()
+    }
+
+    /// Every rule that a new dataplane needs, with its lcore.
+    pub fn rules(&self) -> Vec<(usize, ExactRule)> {
+        let part = self.plan.part();
+        let rule = |(key, session): (&FlowKey, &Session)| {
+            Some((part.lcore(key.vport)?, ExactRule { key: *key, action: session.action }))
+        };
+        self.flows.iter().filter_map(rule).collect()
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Flows per path.
+    pub fn per_path(&self) -> &HashMap<PathId, u64> {
+        &self.per_path
+    }
+}
+
+fn touches(path: &InstancePath, failed: &HashSet<Place>) -> bool {
+    !failed.is_empty() && path.elements.iter().any(|element| failed.contains(&element.place))
+}
+
+/// The subchain that a flow from this place enters.
+fn first_subchain(plan: &Plan, place: Place, key: &FlowKey) -> Result<usize, Rejection> {
+    match place {
+        Place::Endpoint(tenant_index, endpoint) => {
+            let tenant = plan.config.tenants.get(tenant_index).ok_or(Rejection::NoHead)?;
+            let takes =
+                |chain: &crate::config::Chain| chain.from == endpoint && chain.selector.matches(&key.five_tuple);
+            let chain = tenant.chains.iter().position(takes).ok_or(Rejection::NoChain)?;
+            plan.composition.chains[tenant_index][chain].first().copied().ok_or(Rejection::NoPath)
+        }
+        Place::Instance(..) => {
+            let begins = |subchain: &Subchain| subchain.head(place).is_some();
+            plan.composition.subchains.iter().position(begins).ok_or(Rejection::NoHead)
+        }
+        Place::Tunnel => Err(Rejection::NoHead),
+    }
+}
+
+#[cfg(test)]
+mod tests;

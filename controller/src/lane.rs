@@ -1,0 +1,144 @@
+//! The controller's side of one lcore: batches out, and what became of them.
+//!
+//! Off the packet's path but for its first packet: a miss is answered by one push to the update ring. What does not fit in the
+//! ring waits here, in order. A batch is its updates and a commit; the lcore answers each with `Committed` or `Refused`.
+
+use std::collections::VecDeque;
+
+use shm::capture::CaptureRecord;
+use shm::link::ControllerLink;
+use shm::message::DecodeError;
+use shm::ring::RingError;
+use shm::rules::{Epoch, Event, Update};
+
+/// Updates of a batch, at most; larger sets are several batches.
+pub(crate) const MAX_BATCH: usize = 256;
+
+/// Events taken from a lcore before the next one has its turn.
+const EVENTS_PER_TURN: usize = 256;
+
+/// Captures taken from a lcore before the next one has its turn.
+const CAPTURES_PER_TURN: usize = 64;
+
+/// Updates that are in force together, or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) epoch: Epoch,
+    pub(crate) updates: Vec<Update>,
+}
+
+/// One lcore.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    link: ControllerLink,
+    /// Said, but not in the ring yet.
+    outgoing: VecDeque<Update>,
+    /// Committed by us, not yet answered.
+    in_flight: VecDeque<Batch>,
+}
+
+impl Lane {
+    pub(crate) fn new(link: ControllerLink) -> Self {
+        Self { link, outgoing: VecDeque::new(), in_flight: VecDeque::new() }
+    }
+
+    /// Queues a batch. At most [`MAX_BATCH`] updates.
+    pub(crate) fn commit(&mut self, epoch: Epoch, updates: Vec<Update>) {
+        self.outgoing.extend(&updates);
+        self.outgoing.push_back(Update::Commit(epoch));
+        self.in_flight.push_back(Batch { epoch, updates });
+    }
+
+    /// Queues an update that belongs to no batch: a read-back, a capture.
+    pub(crate) fn say(&mut self, update: Update) {
+        self.outgoing.push_back(update);
+    }
+
+    /// Puts what fits into the ring.
+    pub(crate) fn flush(&mut self) -> Result<(), RingError> {
+        while !self.outgoing.is_empty() {
+            let (front, _) = self.outgoing.as_slices();
+            let sent = self.link.updates.push_batch(front)?;
+            self.outgoing.drain(..sent);
+            if sent == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if the ring was too full for all that was said.
+    pub(crate) fn has_backlog(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Everything up to this epoch is in force: the batches.
+    pub(crate) fn settle(&mut self, epoch: Epoch) -> Vec<Batch> {
+        let count = self.in_flight.iter().take_while(|batch| batch.epoch <= epoch).count();
+        self.in_flight.drain(..count).collect()
+    }
+
+    /// The batch of this epoch was refused; the ones before it are in force.
+    pub(crate) fn refuse(&mut self, epoch: Epoch) -> Option<Batch> {
+        let place = self.in_flight.iter().position(|batch| batch.epoch == epoch)?;
+        self.in_flight.remove(place)
+    }
+
+    /// Takes a turn's events, in order.
+    pub(crate) fn events(&mut self, mut take: impl FnMut(Result<Event, DecodeError>)) -> Result<usize, RingError> {
+        self.link.events.pop_batch(EVENTS_PER_TURN, &mut take)
+    }
+
+    /// Takes a turn's captures; malformed ones are skipped.
+    pub(crate) fn captures(&mut self, mut take: impl FnMut(CaptureRecord)) -> Result<usize, RingError> {
+        for count in 0..CAPTURES_PER_TURN {
+            match self.link.captures.pop() {
+                Ok(Some(record)) => take(record),
+                Ok(None) => return Ok(count),
+                Err(RingError::Malformed(_)) => {}
+                Err(dead) => return Err(dead),
+            }
+        }
+        Ok(CAPTURES_PER_TURN)
+    }
+
+    pub(crate) fn has_work(&mut self) -> bool {
+        self.link.has_work()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shm::link;
+
+    #[test]
+    fn what_does_not_fit_waits_in_order_and_settles_by_epoch() {
+        let (fds, mut theirs) = link::create(1).unwrap();
+        let (mut ours, _bell) = link::open(fds).unwrap();
+        let mut lane = Lane::new(ours.remove(0));
+        let batches = link::UPDATE_SLOTS as u64;
+        for epoch in 1..=batches {
+            lane.commit(Epoch(epoch), vec![Update::ReadBack(epoch as u32)]);
+        }
+        lane.flush().unwrap();
+        assert!(lane.has_backlog());
+        let mut seen = Vec::new();
+        loop {
+            while let Some(update) = theirs[0].updates.pop().unwrap() {
+                seen.push(update);
+            }
+            if !lane.has_backlog() {
+                break;
+            }
+            lane.flush().unwrap();
+        }
+        let expected: Vec<Update> =
+            (1..=batches).flat_map(|epoch| [Update::ReadBack(epoch as u32), Update::Commit(Epoch(epoch))]).collect();
+        assert_eq!(seen, expected);
+        assert_eq!(lane.refuse(Epoch(2)).map(|batch| batch.epoch), Some(Epoch(2)));
+        let settled: Vec<u64> = lane.settle(Epoch(4)).iter().map(|batch| batch.epoch.0).collect();
+        assert_eq!(settled, [1, 3, 4]);
+        assert_eq!(lane.refuse(Epoch(2)), None);
+    }
+}

@@ -1,0 +1,504 @@
+//! From the command line to a served host, through the dataplane's ends and restarts, to an orderly end.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Poll, Waker};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use shm::attach::{AttachError, Attached, Received};
+use shm::hello::{Control, LcoreReport};
+use shm::rules::Epoch;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use super::{Attachment, CAPTURE_QUEUE, FIRST_CONNECTION, SIGNALS, Server, State, TICK, WAKER, Waiting, change};
+use super::{numbers_file, watch};
+use crate::compose::{Numbers, compose};
+use crate::config::{self, ConfigErrors, LoadError};
+use crate::flows::Plan;
+use crate::options::Options;
+use crate::process::{Dataplane, ProcessError, differences, launch_now};
+use crate::steering::{self, Command, Outlets};
+
+/// How long a dataplane may take from its start until it listens; EAL clears hugepages meanwhile.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a dataplane may take to end in order.
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long the loop may be held up by a dataplane that listens but does not greet yet.
+const SHORT_GREETING: Duration = Duration::from_millis(500);
+/// How often a starting or ending dataplane is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long to wait before the first restart; doubled with each failure.
+const BACK_OFF: Duration = Duration::from_millis(100);
+/// The longest wait before a restart.
+const MAX_BACK_OFF: Duration = Duration::from_secs(10);
+
+/// Why the controller ends, or never begins.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration can't be read, or has mistakes.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The configuration asks for more than can be composed.
+    #[error(transparent)]
+    Compose(#[from] ConfigErrors),
+    /// The host is not in the configuration.
+    #[error("--host {host}: the configuration has no such host; it has {}", .known.join(", "))]
+    NoSuchHost {
+        /// The host.
+        host: String,
+        /// The hosts that there are.
+        known: Vec<String>,
+    },
+    /// The run directory is not safe or not there.
+    #[error("the run directory {}: {problem}", path.display())]
+    RunDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Why, and the remedy.
+        problem: String,
+    },
+    /// Another controller has the run directory.
+    #[error("another controller runs with {}; stop it, or choose another --run-dir", .0.display())]
+    AnotherController(PathBuf),
+    /// The dataplane can't be attached to.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The dataplane can't be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// Another dataplane runs than the one that is wanted.
+    #[error(
+        "the dataplane that runs (process {pid}) was started with something else than the configuration wants; use \
+         --replace to restart it, which interrupts traffic:\n  {}",
+        .lines.join("\n  ")
+    )]
+    Differs {
+        /// Its process.
+        pid: u32,
+        /// In what.
+        lines: Vec<String>,
+    },
+    /// Signals can't be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    /// The event loop.
+    #[error("cannot wait for events: {0}")]
+    EventLoop(io::Error),
+    /// The API's socket.
+    #[error("cannot listen at {}: {source}; check the run directory", path.display())]
+    Api {
+        /// The socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The flow thread ended: a fault of ours.
+    #[error("the flow thread ended unexpectedly; please report the lines above")]
+    FlowThread,
+    /// The dataplane does not end.
+    #[error("the dataplane (process {0}) did not end within {seconds} s; end it by hand", seconds = END_LIMIT.as_secs())]
+    DidNotEnd(u32),
+    /// The dataplane ended with an error.
+    #[error("the dataplane ended with {status}: {reason} (its log is {})", log.display())]
+    EndedBadly {
+        /// Its exit status.
+        status: ExitStatus,
+        /// What it said last.
+        reason: String,
+        /// Where it says things.
+        log: PathBuf,
+    },
+}
+
+/// The run directory, made if need be, closed to other users; and the lock that says who has it.
+fn take_run_dir(path: &Path) -> Result<File, RunError> {
+    let wrong = |problem: String| RunError::RunDirectory { path: path.to_owned(), problem };
+    if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        return Err(wrong(format!("cannot be made: {error}; choose another --run-dir")));
+    }
+    let found = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
+    let ours = rustix::process::geteuid().as_raw();
+    if found.uid() != ours {
+        return Err(wrong(format!("belongs to user {}, not to {ours}; choose another --run-dir", found.uid())));
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(wrong(format!("is open to other users (mode {:o}); chmod 700 it", found.mode() & 0o777)));
+    }
+    let lock_path = path.join("controller.lock");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+    let lock = lock.map_err(|error| wrong(format!("cannot make {}: {error}", lock_path.display())))?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::AnotherController(path.to_owned())),
+        Err(error) => Err(wrong(format!("cannot lock {}: {error}", lock_path.display()))),
+    }
+}
+
+/// Everything up to the event loop.
+pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
+    let config = config::load(&options.config)?;
+    let Some(host) = config.host(&options.host) else {
+        let known = config.hosts.iter().map(|host| host.name.clone()).collect();
+        return Err(RunError::NoSuchHost { host: options.host, known });
+    };
+    let run_dir = options.run_dir();
+    let lock = take_run_dir(&run_dir)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(RunError::Signals)?;
+    let dataplane = Dataplane { program: options.program(), run_dir };
+    let running = match dataplane.attach() {
+        Ok(attached) => Some(attached),
+        Err(AttachError::NotRunning { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    // A running dataplane's flows have their tags already; without one there is nothing to keep.
+    let before = if running.is_some() { numbers_file::read(&dataplane.run_dir) } else { Numbers::default() };
+    let composition = compose(&config, &before)?;
+    for warning in &composition.warnings {
+        tracing::warn!("{warning}");
+    }
+    numbers_file::write(&dataplane.run_dir, &composition.numbers)?;
+    let draining = change::Draining::of_earlier(&composition);
+    let plan = Arc::new(Plan { config, composition, host });
+    let poll = Poll::new().map_err(RunError::EventLoop)?;
+    let interest = mio::Interest::READABLE;
+    poll.registry().register(&mut signals, SIGNALS, interest).map_err(RunError::Signals)?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(RunError::EventLoop)?);
+    let (report_sender, reports) = crossbeam::channel::unbounded();
+    let (capture_sender, captured) = crossbeam::channel::bounded(CAPTURE_QUEUE);
+    let outlets = Outlets { reports: report_sender, captured: capture_sender, waker };
+    let handle = steering::start(Arc::clone(&plan), outlets, options.spin).map_err(RunError::EventLoop)?;
+    let now = Instant::now();
+    let mut server = Server {
+        options,
+        plan,
+        dataplane,
+        state: State::BackOff { until: now },
+        ending_stream: None,
+        child: None,
+        restarts: 0,
+        failures: 0,
+        was_ready: false,
+        handle,
+        reports,
+        captured,
+        poll,
+        listener: None,
+        connections: std::collections::HashMap::new(),
+        next_token: FIRST_CONNECTION,
+        waiting: std::collections::HashMap::new(),
+        next_ticket: 0,
+        restarting_for: None,
+        draining,
+        events_lost: 0,
+        next_tick: now + TICK,
+        started: now,
+        news: Vec::new(),
+        stop: None,
+        _lock: lock,
+    };
+    if let Some(attached) = running {
+        let lines = differences(&attached.hello.launch, server.plan.part());
+        if !lines.is_empty() && !server.options.replace {
+            return Err(RunError::Differs { pid: attached.hello.pid, lines });
+        }
+        server.attached(attached, false)?;
+    }
+    Ok((server, signals))
+}
+
+/// True while the process is there and not a zombie.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the program's name, which may itself contain brackets.
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
+}
+
+impl Server {
+    /// Shares rings with a dataplane that greeted. `fresh` says that nothing is installed there yet.
+    fn attached(&mut self, attached: Attached, fresh: bool) -> Result<(), RunError> {
+        let Attached { hello, lcores, doorbell, counters, stream } = attached;
+        let lines = differences(&hello.launch, self.plan.part());
+        if let Err(source) = watch(&self.poll, &stream) {
+            return Err(RunError::EventLoop(source));
+        }
+        let pid = hello.pid;
+        tracing::info!("attached to dataplane {pid}");
+        for warning in &hello.warnings {
+            self.note(format!("dataplane: {warning}"));
+        }
+        let counts = counters.snapshots();
+        let epoch = Epoch(counts.iter().map(|lcore| lcore.epoch).max().unwrap_or(0));
+        let has_failed = |lcore: &&LcoreReport| counts.get(lcore.index).is_some_and(|counts| counts.nf_failed);
+        let failed = hello.lcores.iter().filter(has_failed).filter_map(|lcore| lcore.vport).collect();
+        self.events_lost = 0;
+        self.state = State::Attached(Box::new(Attachment { hello, counters, stream, ready: false }));
+        if lines.is_empty() {
+            self.handle.send(Command::Attach { lcores, doorbell, epoch, fresh, failed });
+        } else {
+            tracing::warn!("dataplane {pid} differs from the configuration and is restarted: {}", lines.join("; "));
+            self.restart();
+        }
+        Ok(())
+    }
+
+    /// Tells the dataplane to end; it is started anew once it has.
+    pub(super) fn restart(&mut self) {
+        let State::Attached(attachment) = &mut self.state else { return };
+        let pid = attachment.hello.pid;
+        if let Err(error) = attachment.stream.send(&Control::Shutdown) {
+            tracing::warn!("dataplane {pid} can't be told to end: {error}");
+        }
+        self.handle.send(Command::Detach);
+        self.failures = 0;
+        let now = Instant::now();
+        // The stream stays open until the end, so that the dataplane need not guess why it is closed.
+        let old =
+            std::mem::replace(&mut self.state, State::Ending { pid, deadline: now + END_LIMIT, next_look: now + LOOK });
+        self.ending_stream = match old {
+            State::Attached(attachment) => Some(attachment.stream),
+            _ => None,
+        };
+    }
+
+    /// Attaches again to the same dataplane: fresh rings.
+    pub(super) fn reattach(&mut self) {
+        let State::Attached(_) = &self.state else { return };
+        self.handle.send(Command::Detach);
+        // Dropping the stream tells the dataplane that the old controller is gone.
+        self.state = State::BackOff { until: Instant::now() + BACK_OFF };
+        match self.dataplane.attach() {
+            Ok(attached) => {
+                if let Err(error) = self.attached(attached, false) {
+                    self.note(error.to_string());
+                }
+            }
+            Err(error) => self.note(format!("the dataplane can't be attached to again: {error}")),
+        }
+    }
+
+    /// Something came on the dataplane's stream: words, or its end.
+    pub(super) fn hear_dataplane(&mut self) {
+        loop {
+            let State::Attached(attachment) = &mut self.state else { return };
+            let pid = attachment.hello.pid;
+            match attachment.stream.receive() {
+                Ok(Received::Nothing) => return,
+                Ok(Received::Message(Control::Stopping { reason })) => {
+                    self.note(format!("dataplane {pid} ends: {reason}"))
+                }
+                Ok(Received::Message(Control::Shutdown)) => {}
+                Ok(Received::Closed) => break,
+                Err(error) => {
+                    self.note(format!("dataplane {pid}: {error}"));
+                    break;
+                }
+            }
+        }
+        let State::Attached(attachment) = &self.state else { return };
+        let pid = attachment.hello.pid;
+        self.note(format!("dataplane {pid} is gone; its last words: {}", self.dataplane.last_words()));
+        self.handle.send(Command::Detach);
+        self.failures += 1;
+        let now = Instant::now();
+        self.state = State::Ending { pid, deadline: now + END_LIMIT, next_look: now };
+    }
+
+    /// What time brings.
+    pub(super) fn go_on(&mut self, now: Instant) -> Result<(), RunError> {
+        match &mut self.state {
+            State::BackOff { until } if now >= *until => self.start()?,
+            State::Starting { since, next_look } if now >= *next_look => {
+                *next_look = now + LOOK;
+                let since = *since;
+                self.look_for_start(now, since)?;
+            }
+            State::Ending { pid, deadline, next_look } if now >= *next_look => {
+                *next_look = now + LOOK;
+                let (pid, late) = (*pid, now >= *deadline);
+                self.look_for_end(now, pid, late);
+            }
+            _ => {}
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.tick();
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), RunError> {
+        // After a broken ring the dataplane may well be there.
+        if let Ok(attached) = self.dataplane.attach() {
+            return self.attached(attached, false);
+        }
+        if self.was_ready {
+            self.restarts += 1;
+        }
+        let child = self.dataplane.start(&launch_now(self.plan.part()))?;
+        tracing::info!("dataplane {} started", child.id());
+        self.child = Some(child);
+        let now = Instant::now();
+        self.state = State::Starting { since: now, next_look: now + LOOK };
+        Ok(())
+    }
+
+    fn look_for_start(&mut self, now: Instant, since: Instant) -> Result<(), RunError> {
+        match self.dataplane.attach_within(SHORT_GREETING) {
+            Ok(attached) => return self.attached(attached, true),
+            // It listens before its ports and memory are ready, and greets afterwards.
+            Err(AttachError::NotRunning { .. } | AttachError::Busy { .. } | AttachError::Stream(_)) => {}
+            Err(error) => return self.failed_start(now, error.into()),
+        }
+        let pid = self.child.as_ref().map_or(0, std::process::Child::id);
+        let ended = self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+        if ended {
+            let error = self.dataplane.ended();
+            return self.failed_start(now, error.into());
+        }
+        if now >= since + START_LIMIT {
+            let error = ProcessError::Silent { pid, seconds: START_LIMIT.as_secs(), log: self.dataplane.log() };
+            if let Some(mut child) = self.child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            return self.failed_start(now, error.into());
+        }
+        Ok(())
+    }
+
+    /// At the very first start there is nobody to wait for; later the operator is told and it is tried again.
+    fn failed_start(&mut self, now: Instant, error: RunError) -> Result<(), RunError> {
+        if !self.was_ready {
+            return Err(error);
+        }
+        if let Some((token, _)) = self.restarting_for.take() {
+            let line = format!("{error}; the new configuration stays in force and the start is tried again");
+            self.respond_late(token, &super::failed(crate::api::FailureKind::DataplaneAway, vec![line]));
+        }
+        self.note(error.to_string());
+        self.failures += 1;
+        self.state = State::BackOff { until: now + self.back_off() };
+        Ok(())
+    }
+
+    fn back_off(&self) -> Duration {
+        match self.failures {
+            0 => Duration::ZERO,
+            failures => MAX_BACK_OFF.min(BACK_OFF * 2_u32.saturating_pow((failures - 1).min(10))),
+        }
+    }
+
+    fn look_for_end(&mut self, now: Instant, pid: u32, late: bool) {
+        let reaped = self.child.as_mut().filter(|child| child.id() == pid).map(std::process::Child::try_wait);
+        let gone = matches!(reaped, Some(Ok(Some(_)))) || !is_running(pid);
+        if gone {
+            self.child = None;
+            self.ending_stream = None;
+            self.state = State::BackOff { until: now + self.back_off() };
+        } else if late {
+            self.note(format!("dataplane {pid} did not end in {} s and is killed", END_LIMIT.as_secs()));
+            kill(pid, Signal::KILL);
+            self.state = State::Ending { pid, deadline: now + END_LIMIT, next_look: now + LOOK };
+        }
+    }
+
+    /// Housekeeping, once a second.
+    fn tick(&mut self) {
+        let State::Attached(attachment) = &self.state else { return };
+        if !attachment.ready {
+            return;
+        }
+        let lost: u64 = attachment.counters.snapshots().iter().map(|lcore| lcore.events_lost).sum();
+        if lost != self.events_lost {
+            // The ends of flows may be among what was lost: look at what is installed.
+            self.events_lost = lost;
+            self.ask(Waiting::Nobody, Command::ReadBack);
+        }
+        if !self.draining.is_empty() {
+            self.ask(Waiting::Drain, Command::Stats);
+        }
+    }
+
+    /// An orderly end: the API closes, the dataplane ends unless it is to be kept.
+    pub(super) fn end(&mut self) -> Result<(), RunError> {
+        self.listener = None;
+        // Nobody else listens there: we have the lock.
+        let _ = std::fs::remove_file(self.api_socket());
+        if self.stop.is_some_and(|stop| stop.keep_dataplane) {
+            return Ok(());
+        }
+        let pid = match &mut self.state {
+            State::Attached(attachment) => {
+                if let Err(error) = attachment.stream.send(&Control::Shutdown) {
+                    tracing::warn!("the dataplane can't be told to end: {error}");
+                }
+                Some(attachment.hello.pid)
+            }
+            State::Starting { .. } => self.child.as_ref().map(|child| {
+                kill(child.id(), Signal::TERM);
+                child.id()
+            }),
+            State::Ending { pid, .. } => Some(*pid),
+            State::BackOff { .. } => None,
+        };
+        let ended = pid.map_or(Ok(()), |pid| self.wait_for_end(pid));
+        let _ = std::fs::remove_file(self.dataplane.run_dir.join("numbers.json"));
+        ended
+    }
+
+    fn wait_for_end(&mut self, pid: u32) -> Result<(), RunError> {
+        if !wait_for_exit(pid, END_LIMIT) {
+            return Err(RunError::DidNotEnd(pid));
+        }
+        let status = self.child.as_mut().filter(|child| child.id() == pid).and_then(|child| child.wait().ok());
+        match status {
+            Some(status) if !status.success() => {
+                let (reason, log) = (self.dataplane.last_words(), self.dataplane.log());
+                Err(RunError::EndedBadly { status, reason, log })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn raw_pid(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+fn kill(pid: u32, signal: Signal) {
+    if let Some(raw) = raw_pid(pid)
+        && let Err(error) = rustix::process::kill_process(raw, signal)
+    {
+        tracing::warn!("process {pid} can't be signalled: {error}");
+    }
+}
+
+/// Waits until a process has ended; false if it takes longer than the limit.
+fn wait_for_exit(pid: u32, limit: Duration) -> bool {
+    let Some(raw) = raw_pid(pid) else { return true };
+    let handle = match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(_) => return !is_running(pid),
+    };
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout =
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return !is_running(pid),
+        }
+    }
+}

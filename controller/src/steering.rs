@@ -1,0 +1,567 @@
+//! The flow thread: owns the rings, answers flow misses, keeps the tables what the plan says.
+//!
+//! On a packet's path: the first packet of a flow is parked in a lcore until this thread has answered its miss. The
+//! thread sleeps on the doorbell's eventfd; the main thread talks to it by [`Command`]s and hears [`Report`]s, both over
+//! channels with a waker, so that neither waits for the other.
+//!
+//! Invariants: no exact rule is sent before every tag rule that its path needs is in force, on all lcores of this host. A change
+//! of the plan adds tag rules first, then goes by the new plan; what is old stays until the main thread has it removed.
+
+mod capture;
+mod sync;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use packet::{FlowKey, PathId, VportId};
+use shm::capture::CaptureRecord;
+use shm::doorbell::DoorbellWaiter;
+use shm::link::ControllerLink;
+use shm::ring::RingError;
+use shm::rules::{Epoch, Event, ExactRule, Refusal, Update};
+
+use crate::compose::{Place, PlacedTag};
+use crate::flows::{Plan, Rejection, Sessions};
+use crate::lane::{Batch, Lane, MAX_BATCH};
+use capture::Taps;
+use sync::ReadBackJob;
+
+/// What the main thread calls a question, to know its answer.
+pub type Ticket = u64;
+
+/// Main thread → flow thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Rings to a dataplane.
+    Attach {
+        /// One per lcore.
+        lcores: Vec<ControllerLink>,
+        /// Rung by all of them.
+        doorbell: DoorbellWaiter,
+        /// The last epoch that the dataplane has seen.
+        epoch: Epoch,
+        /// Nothing is installed yet; otherwise what is installed is read back first.
+        fresh: bool,
+        /// NF instances that have panicked already.
+        failed: Vec<VportId>,
+    },
+    /// The dataplane is gone.
+    Detach,
+    /// Go by this plan from now on; the dataplane stays.
+    Adopt(Arc<Plan>, Ticket),
+    /// Go by this plan with the next dataplane.
+    Move(Arc<Plan>),
+    /// Remove tag rules that nothing uses any more.
+    RemoveTags(Vec<PlacedTag>),
+    /// How things are.
+    Stats(Ticket),
+    /// What is installed.
+    ReadBack(Ticket),
+    /// Copy packets at these vports to the bounded channel, with this id.
+    StartCapture {
+        /// Names it.
+        id: u64,
+        /// Where.
+        vports: Vec<VportId>,
+        /// Bytes of each packet.
+        snap: u16,
+    },
+    /// No more of it.
+    StopCapture(u64),
+    /// End the thread.
+    Stop,
+}
+
+/// Flow thread → main thread.
+#[derive(Debug)]
+pub enum Report {
+    /// After an attach: tag rules and known flows are in force, misses are answered.
+    Ready {
+        /// Exact rules that were found installed.
+        found: usize,
+        /// Tag rules that had to be added.
+        added: usize,
+        /// Tag rules that had to be removed.
+        removed: usize,
+    },
+    /// To [`Command::Stats`].
+    Stats(Ticket, Stats),
+    /// To [`Command::ReadBack`]; none if the dataplane went away or was silent.
+    ReadBack(Ticket, Option<Vec<Installed>>),
+    /// To [`Command::Adopt`]: the new plan is in force and so many flows go on, or the dataplane refused its rules.
+    Adopted(Ticket, Result<u64, Refusal>),
+    /// An NF instance panicked.
+    NfFailed(VportId),
+    /// A ring can't be used any more.
+    LinkBroken(RingError),
+    /// The dataplane refused rules for a reason that an operator should know.
+    Refused(Refusal),
+}
+
+/// How things are.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Flows with a rule from this controller now.
+    pub sessions: u64,
+    /// Misses answered with a rule.
+    pub set_up: u64,
+    /// Misses that no chain selects, or that have no path.
+    pub rejected: u64,
+    /// Batches that were refused.
+    pub refused: u64,
+    /// The last epoch given out.
+    pub epoch: u64,
+    /// Flows per path.
+    pub per_path: HashMap<PathId, u64>,
+    /// Instances that failed.
+    pub failed: Vec<Place>,
+}
+
+/// An exact rule as the dataplane has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Installed {
+    /// Its lcore.
+    pub lcore: usize,
+    /// The rule.
+    pub rule: ExactRule,
+    /// Learned from the forward direction.
+    pub learned: bool,
+    /// Packets that met it.
+    pub packets: u64,
+    /// Bytes that met it.
+    pub bytes: u64,
+    /// Milliseconds since the last one.
+    pub idle_ms: u32,
+}
+
+/// The main thread's ends.
+#[derive(Debug)]
+pub struct Handle {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Says something to the flow thread.
+    pub fn send(&self, command: Command) {
+        // The thread ends only after Stop, or if it panicked; both end the process soon.
+        if self.commands.send(command).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!("the flow thread can't be woken: {error}");
+        }
+    }
+
+    /// True if the thread has ended without being told to.
+    pub fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the flow thread says things.
+#[derive(Debug, Clone)]
+pub struct Outlets {
+    /// Answers and news.
+    pub reports: Sender<Report>,
+    /// Captured packets with their capture's id; bounded, what does not fit is lost.
+    pub captured: Sender<(u64, CaptureRecord)>,
+    /// Wakes the main thread.
+    pub waker: Arc<Waker>,
+}
+
+const WAKER: Token = Token(0);
+const DOORBELL: Token = Token(1);
+
+/// Starts the thread. With `spin` it never sleeps: lowest latency, for a CPU of its own.
+pub fn start(plan: Arc<Plan>, outlets: Outlets, spin: bool) -> io::Result<Handle> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let (sender, commands) = crossbeam::channel::unbounded();
+    let steering = Steering {
+        sessions: Sessions::new(plan),
+        lanes: Vec::new(),
+        doorbell: None,
+        poll,
+        commands,
+        outlets,
+        spin,
+        epoch: 0,
+        stats: Stats::default(),
+        read_backs: Vec::new(),
+        next_read_back: 0,
+        awaited: BTreeSet::new(),
+        then: None,
+        held: Vec::new(),
+        taps: Taps::default(),
+        misses: Vec::new(),
+    };
+    let thread = std::thread::Builder::new().name("flows".into()).spawn(move || steering.run())?;
+    Ok(Handle { commands: sender, waker, thread: Some(thread) })
+}
+
+/// What to do once the awaited tag rules are in force.
+#[derive(Debug)]
+enum Then {
+    /// After an attach: send these flows' rules, then answer misses.
+    Serve { replay: Vec<(usize, ExactRule)>, found: usize, added: usize, removed: usize },
+    /// After a change: go by the new plan.
+    Adopt(Arc<Plan>, Ticket),
+}
+
+struct Steering {
+    sessions: Sessions,
+    lanes: Vec<Lane>,
+    doorbell: Option<DoorbellWaiter>,
+    poll: Poll,
+    commands: Receiver<Command>,
+    outlets: Outlets,
+    spin: bool,
+    epoch: u64,
+    stats: Stats,
+    read_backs: Vec<ReadBackJob>,
+    next_read_back: u32,
+    /// Epochs of tag batches that are not answered yet.
+    awaited: BTreeSet<u64>,
+    then: Option<Then>,
+    /// Misses that came before the tables were in place: lcore and flow.
+    held: Vec<(usize, FlowKey)>,
+    taps: Taps,
+    /// A turn's misses of one lcore; kept to keep its memory.
+    misses: Vec<FlowKey>,
+}
+
+/// Misses that are held while the tables are being put in place; the lcores park no more packets than that anyway.
+const MAX_HELD: usize = 65_536;
+
+/// How long to sleep while a ring is too full for what is to be said.
+const BACKLOG_WAIT: Duration = Duration::from_millis(1);
+
+impl Steering {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(8);
+        loop {
+            let mut worked = false;
+            while let Ok(command) = self.commands.try_recv() {
+                worked = true;
+                if matches!(command, Command::Stop) {
+                    return;
+                }
+                self.obey(command);
+            }
+            match self.turn() {
+                Ok(count) => worked |= count > 0,
+                Err(error) => self.break_link(error),
+            }
+            self.give_up_late_read_backs(Instant::now());
+            if worked {
+                continue;
+            }
+            if self.spin {
+                std::hint::spin_loop();
+            } else {
+                self.sleep(&mut events);
+            }
+        }
+    }
+
+    fn sleep(&mut self, events: &mut Events) {
+        if let Some(bell) = &self.doorbell {
+            bell.prepare_to_wait();
+        }
+        if !self.lanes.iter_mut().any(Lane::has_work) {
+            let backlog = self.lanes.iter().any(Lane::has_backlog).then_some(BACKLOG_WAIT);
+            let deadline = self.read_backs.iter().map(|job| job.deadline).min();
+            let until = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = [backlog, until].into_iter().flatten().min();
+            match self.poll.poll(events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => tracing::error!("the flow thread can't wait for events: {error}"),
+            }
+        }
+        if let Some(bell) = &self.doorbell {
+            bell.awake();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Attach { lcores, doorbell, epoch, fresh, failed } => {
+                self.attach(lcores, doorbell, epoch, fresh);
+                for vport in failed {
+                    self.sessions.fail(vport);
+                }
+            }
+            Command::Detach => self.detach(),
+            Command::Adopt(plan, ticket) => self.adopt(plan, ticket),
+            Command::Move(plan) => {
+                let lost = self.sessions.move_to_plan(plan);
+                tracing::info!("{lost} flows are not on the new plan");
+            }
+            Command::RemoveTags(tags) => {
+                self.commit_tags(tags.iter().map(|tag| (tag.lcore, Update::RemoveTag(tag.rule.key))));
+            }
+            Command::Stats(ticket) => {
+                let stats = self.stats();
+                self.report(Report::Stats(ticket, stats));
+            }
+            Command::ReadBack(ticket) => self.read_back(Some(ticket)),
+            Command::StartCapture { id, vports, snap } => {
+                let updates = self.taps.start(id, vports, snap);
+                self.say_to_all(&updates);
+            }
+            Command::StopCapture(id) => {
+                let updates = self.taps.stop(id);
+                self.say_to_all(&updates);
+            }
+            // Handled by the loop.
+            Command::Stop => {}
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            sessions: self.sessions.len() as u64,
+            epoch: self.epoch,
+            per_path: self.sessions.per_path().clone(),
+            failed: self.sessions.failed(),
+            ..self.stats.clone()
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // The main thread ends after this one.
+        let _ = self.outlets.reports.send(report);
+        if let Err(error) = self.outlets.waker.wake() {
+            tracing::error!("the main thread can't be woken: {error}");
+        }
+    }
+
+    fn say_to_all(&mut self, updates: &[Update]) {
+        for lane in &mut self.lanes {
+            updates.iter().for_each(|update| lane.say(*update));
+        }
+    }
+
+    fn next_epoch(&mut self) -> Epoch {
+        self.epoch += 1;
+        Epoch(self.epoch)
+    }
+
+    /// Queues updates in batches, each to its lcore; the epochs.
+    fn commit_all(&mut self, updates: impl IntoIterator<Item = (usize, Update)>) -> Vec<u64> {
+        let mut by_lcore: Vec<Vec<Update>> = vec![Vec::new(); self.lanes.len()];
+        for (lcore, update) in updates {
+            if let Some(list) = by_lcore.get_mut(lcore) {
+                list.push(update);
+            }
+        }
+        let mut epochs = Vec::new();
+        for (lcore, list) in by_lcore.into_iter().enumerate() {
+            for chunk in list.chunks(MAX_BATCH) {
+                let epoch = self.next_epoch();
+                self.lanes[lcore].commit(epoch, chunk.to_vec());
+                epochs.push(epoch.0);
+            }
+        }
+        epochs
+    }
+
+    fn commit_tags(&mut self, updates: impl IntoIterator<Item = (usize, Update)>) {
+        let epochs = self.commit_all(updates);
+        self.awaited.extend(epochs);
+    }
+
+    /// One look at every lcore: how many events and captures there were.
+    fn turn(&mut self) -> Result<usize, RingError> {
+        let mut count = 0;
+        for lcore in 0..self.lanes.len() {
+            count += self.take_events(lcore)?;
+            count += self.take_captures(lcore)?;
+        }
+        for lane in &mut self.lanes {
+            lane.flush()?;
+        }
+        Ok(count)
+    }
+
+    fn take_events(&mut self, lcore: usize) -> Result<usize, RingError> {
+        let mut events = Vec::new();
+        let count = self.lanes[lcore].events(|event| events.push(event))?;
+        let mut misses = std::mem::take(&mut self.misses);
+        for event in events {
+            match event {
+                Ok(Event::FlowMiss { key, .. }) => misses.push(key),
+                Ok(event) => self.hear(lcore, event),
+                Err(error) => tracing::warn!("lcore {lcore} sent an event that is skipped: {error}"),
+            }
+        }
+        self.answer(lcore, misses.drain(..));
+        self.misses = misses;
+        Ok(count)
+    }
+
+    /// Answers misses, all of them with one commit.
+    fn answer(&mut self, lcore: usize, misses: impl Iterator<Item = FlowKey>) {
+        if self.then.as_ref().is_some_and(|then| matches!(then, Then::Serve { .. })) || self.is_reconciling() {
+            let room = MAX_HELD.saturating_sub(self.held.len());
+            self.held.extend(misses.take(room).map(|key| (lcore, key)));
+            return;
+        }
+        let mut updates = Vec::new();
+        for key in misses {
+            updates.push(match self.sessions.handle_miss(key) {
+                Ok(rule) => {
+                    self.stats.set_up += 1;
+                    Update::InsertExact(rule)
+                }
+                Err(rejection) => {
+                    self.stats.rejected += 1;
+                    self.note_rejection(key, rejection);
+                    Update::RejectFlow(key)
+                }
+            });
+        }
+        for chunk in updates.chunks(MAX_BATCH) {
+            let epoch = self.next_epoch();
+            self.lanes[lcore].commit(epoch, chunk.to_vec());
+        }
+    }
+
+    fn note_rejection(&self, key: FlowKey, rejection: Rejection) {
+        let at = self.sessions.plan().part().vport_name(key.vport);
+        match rejection {
+            Rejection::NoChain => tracing::debug!("{at}: no chain selects {}", key.five_tuple),
+            Rejection::NoPath => tracing::warn!("{at}: no path is in use for {}", key.five_tuple),
+            Rejection::NoHead => tracing::warn!("{at}: no subchain begins here, but it reported {}", key.five_tuple),
+        }
+    }
+
+    fn hear(&mut self, lcore: usize, event: Event) {
+        match event {
+            Event::Committed(epoch) => {
+                for batch in self.lanes[lcore].settle(epoch) {
+                    self.awaited.remove(&batch.epoch.0);
+                }
+                self.go_on();
+            }
+            Event::Refused { epoch, reason } => {
+                if let Some(batch) = self.lanes[lcore].refuse(epoch) {
+                    self.refused(lcore, batch, reason);
+                }
+            }
+            Event::FlowExpired { key, .. } => self.sessions.forget(&key),
+            Event::Exact { rule, learned, packets, bytes, idle_ms } => {
+                self.hear_installed(Installed { lcore, rule, learned, packets, bytes, idle_ms });
+            }
+            Event::TagInstalled(rule) => self.hear_tag(PlacedTag { lcore, rule }),
+            Event::ReadBackDone(number) => self.hear_done(lcore, number),
+            Event::NfFailed(vport) => {
+                if self.sessions.fail(vport) {
+                    self.report(Report::NfFailed(vport));
+                }
+            }
+            // Taken out before.
+            Event::FlowMiss { .. } => {}
+        }
+    }
+
+    /// A batch is refused as a whole; exact rules are tried again one by one, so that one flow too many harms no other.
+    fn refused(&mut self, lcore: usize, batch: Batch, reason: Refusal) {
+        self.stats.refused += 1;
+        let is_tag = |update: &Update| matches!(update, Update::InsertTag(_) | Update::RemoveTag(_));
+        if batch.updates.iter().any(is_tag) {
+            tracing::error!("lcore {lcore} refused tag rules: {reason:?}");
+            self.awaited.remove(&batch.epoch.0);
+            if let Some(Then::Adopt(_, ticket)) = self.then.take_if(|then| matches!(then, Then::Adopt(..))) {
+                self.report(Report::Adopted(ticket, Err(reason)));
+            }
+            self.report(Report::Refused(reason));
+            self.go_on();
+            return;
+        }
+        if batch.updates.len() > 1 {
+            for update in batch.updates {
+                let epoch = self.next_epoch();
+                self.lanes[lcore].commit(epoch, vec![update]);
+            }
+            return;
+        }
+        for update in batch.updates {
+            if let Update::InsertExact(rule) = update {
+                tracing::warn!("lcore {lcore} refused the rule of {}: {reason:?}", rule.key);
+                self.sessions.forget(&rule.key);
+            }
+        }
+    }
+
+    /// Does what waited for tag rules, once they are in force.
+    fn go_on(&mut self) {
+        if !self.awaited.is_empty() {
+            return;
+        }
+        match self.then.take() {
+            None => {}
+            Some(Then::Serve { replay, found, added, removed }) => {
+                self.commit_all(replay.into_iter().map(|(lcore, rule)| (lcore, Update::InsertExact(rule))));
+                self.report(Report::Ready { found, added, removed });
+                for (lcore, key) in std::mem::take(&mut self.held) {
+                    self.answer(lcore, std::iter::once(key));
+                }
+            }
+            Some(Then::Adopt(plan, ticket)) => {
+                self.sessions.adopt_plan(plan);
+                self.report(Report::Adopted(ticket, Ok(self.sessions.len() as u64)));
+            }
+        }
+    }
+
+    fn adopt(&mut self, plan: Arc<Plan>, ticket: Ticket) {
+        let known: HashMap<_, _> = {
+            let tags = &self.sessions.plan().part().tags;
+            tags.iter().map(|tag| ((tag.lcore, tag.rule.key), tag.rule.action)).collect()
+        };
+        let is_new = |tag: &&PlacedTag| known.get(&(tag.lcore, tag.rule.key)) != Some(&tag.rule.action);
+        let new: Vec<PlacedTag> = plan.part().tags.iter().filter(is_new).copied().collect();
+        if self.lanes.is_empty() || !matches!(self.then, None | Some(Then::Adopt(..))) {
+            // The next attach installs all of it.
+            self.sessions.adopt_plan(plan);
+            self.report(Report::Adopted(ticket, Ok(self.sessions.len() as u64)));
+            return;
+        }
+        self.then = Some(Then::Adopt(plan, ticket));
+        self.commit_tags(new.into_iter().map(|tag| (tag.lcore, Update::InsertTag(tag.rule))));
+        self.go_on();
+    }
+
+    fn take_captures(&mut self, lcore: usize) -> Result<usize, RingError> {
+        let (taps, captured) = (&self.taps, &self.outlets.captured);
+        let mut sent = false;
+        let count = self.lanes[lcore].captures(|record| sent |= taps.pass_on(record, captured))?;
+        if sent && let Err(error) = self.outlets.waker.wake() {
+            tracing::error!("the main thread can't be woken: {error}");
+        }
+        Ok(count)
+    }
+
+    fn register(&self, bell: &DoorbellWaiter) -> io::Result<()> {
+        use std::os::fd::{AsFd, AsRawFd};
+        let fd = bell.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&fd), DOORBELL, Interest::READABLE)
+    }
+}
