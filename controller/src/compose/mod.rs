@@ -1,9 +1,9 @@
 //! From the configuration to what every host installs: [`compose`].
 //!
 //! Pure: no clock, no I/O. Every host's controller computes the composition of *all* hosts from the same file and takes its own
-//! part, so hosts agree without talking to each other. A path's numbers (its id, its two tags, the counters of its rules) come
-//! from [`Numbers`]: what an earlier composition gave away stays as it is, so that a change of the file leaves existing
-//! flows alone (Stratos section 4.3).
+//! part, so hosts agree without talking to each other: vports and tags follow from the file alone. A path's id and its rules'
+//! counters come from [`Numbers`] and stay as they are from one composition to the next; where a change of the file would
+//! change the tags of existing flows, [`Composition::moved`] says so (Stratos section 4.3).
 //!
 //! - A chain is cut at its manglers into [`Subchain`]s (Stratos section 4.1). Chains that go on the same way behind a mangler,
 //!   or from the same endpoint, share the subchain's paths.
@@ -25,6 +25,7 @@ use shm::rules::{ExactAction, TagRule};
 
 use crate::config::{Config, ConfigErrors, Hugepages, Problem, Problems};
 
+use numbers::Numbering;
 pub use numbers::{Numbers, PathNumbers};
 
 /// What all hosts install.
@@ -40,6 +41,9 @@ pub struct Composition {
     pub chains: Vec<Vec<Vec<usize>>>,
     /// The numbers given away, for the next composition.
     pub numbers: Numbers,
+    /// Why flows of the composition before would go astray by this one's tags, one line each; it can only be taken into
+    /// force with a dataplane that has no flows.
+    pub moved: Vec<String>,
     /// What the operator should know.
     pub warnings: Vec<Problem>,
 }
@@ -171,11 +175,11 @@ pub struct Element {
     pub lcore: usize,
 }
 
-/// Computes what every host installs. `before` are numbers that must stay as they are; a first composition has none.
+/// Computes what every host installs. `before` are the numbers of the composition in force; a first one has none.
 pub fn compose(config: &Config, before: &Numbers) -> Result<Composition, ConfigErrors> {
     let mut problems = Problems::new(&config.file);
     let mut hosts: Vec<HostPart> = (0..config.hosts.len()).map(|host| launch::host_part(config, host)).collect();
-    let mut numbers = before.clone();
+    let mut numbers = Numbering::after(before);
     let mut plan = paths::plan(&mut problems, config, &hosts, &mut numbers);
     paths::limit_mtus(&mut plan.paths);
     for path in &mut plan.paths {
@@ -193,7 +197,8 @@ pub fn compose(config: &Config, before: &Numbers) -> Result<Composition, ConfigE
     let mut warnings = config.warnings.clone();
     warnings.extend(paths::mtu_warnings(config, &plan));
     let paths::Plan { subchains, paths, chains } = plan;
-    Ok(Composition { hosts, subchains, paths, chains, numbers, warnings })
+    let (numbers, moved) = numbers.finish();
+    Ok(Composition { hosts, subchains, paths, chains, numbers, moved, warnings })
 }
 
 impl Composition {

@@ -31,26 +31,81 @@ pub struct PathNumbers {
     pub reverse: Tag,
 }
 
-impl Numbers {
-    /// The numbers of a path: those that it has, or the lowest that are free; none if its VNI has no two free tags.
+/// Numbers being given to the paths of one composition.
+///
+/// Tags travel between hosts, so they must be the same wherever the same file is composed, whatever was composed there before:
+/// a path's pair of tags follows from its name and from the paths before it in the file. Ids and counters stay on their host
+/// and are kept from one composition to the next.
+pub(super) struct Numbering {
+    numbers: Numbers,
+    /// The pairs of tags given in this composition, by VNI, and to whom.
+    pairs: BTreeMap<(Vni, u8), String>,
+    /// The paths of this composition.
+    named: BTreeSet<String>,
+    moved: Vec<String>,
+}
+
+/// Pairs of tags in a VNI: 1 and 2, 3 and 4, … 61 and 62.
+pub(super) const PAIRS: u8 = (Tag::COUNT / 2) as u8;
+
+impl Numbering {
+    /// Goes on from what was given away before.
+    pub(super) fn after(before: &Numbers) -> Self {
+        Self { numbers: before.clone(), pairs: BTreeMap::new(), named: BTreeSet::new(), moved: Vec::new() }
+    }
+
+    /// The numbers of a path; none if its VNI has no pair of tags left.
     pub(super) fn of_path(&mut self, name: &str, vni: Vni) -> Option<PathNumbers> {
-        if let Some(known) = self.paths.get(name)
-            && known.vni == vni
-        {
-            return Some(*known);
+        let first = (fingerprint(name) % u64::from(PAIRS)) as u8;
+        let pair =
+            (0..PAIRS).map(|step| (first + step) % PAIRS).find(|pair| !self.pairs.contains_key(&(vni, *pair)))?;
+        self.pairs.insert((vni, pair), name.to_owned());
+        self.named.insert(name.to_owned());
+        let (forward, reverse) = (Tag::new(2 * pair + 1).ok()?, Tag::new(2 * pair + 2).ok()?);
+        let known = self.numbers.paths.get(name).copied();
+        if let Some(known) = known.filter(|known| (known.vni, known.forward) != (vni, forward)) {
+            let (was, is) = (known.forward, forward);
+            self.moved.push(format!("path \"{name}\" had tag {was} of VNI {}, now it is {is} of VNI {vni}", known.vni));
         }
-        let ids: BTreeSet<u32> = self.paths.values().map(|path| path.id.0).collect();
-        let id = PathId((0..).find(|id| !ids.contains(id))?);
-        let same_vni = self.paths.values().filter(|path| path.vni == vni);
-        let taken: BTreeSet<u8> = same_vni.flat_map(|path| [path.forward.dscp(), path.reverse.dscp()]).collect();
-        let mut free = (1..).map_while(|value| Tag::new(value).ok()).filter(|tag| !taken.contains(&tag.dscp()));
-        let numbers = PathNumbers { id, vni, forward: free.next()?, reverse: free.next()? };
-        self.paths.insert(name.to_owned(), numbers);
+        let id = known.map_or_else(|| self.free_id(), |known| known.id);
+        let numbers = PathNumbers { id, vni, forward, reverse };
+        self.numbers.paths.insert(name.to_owned(), numbers);
         Some(numbers)
     }
 
-    /// Gives each rule its counter; false if there are not enough.
+    fn free_id(&self) -> PathId {
+        let ids: BTreeSet<u32> = self.numbers.paths.values().map(|path| path.id.0).collect();
+        PathId((0..=u32::MAX).find(|id| !ids.contains(id)).unwrap_or(u32::MAX))
+    }
+
+    /// The numbers, and why flows of before would go astray by them, one line each: a path's tags are others now, or belong
+    /// to a path that is gone and may still have flows.
+    pub(super) fn finish(mut self) -> (Numbers, Vec<String>) {
+        for (gone, old) in self.numbers.paths.iter().filter(|(name, _)| !self.named.contains(*name)) {
+            if let Some(name) = self.pairs.get(&(old.vni, (old.forward.dscp() - 1) / 2)) {
+                self.moved.push(format!(
+                    "path \"{name}\" takes tag {} of path \"{gone}\", which is gone but may still have flows",
+                    old.forward
+                ));
+            }
+        }
+        (self.numbers, self.moved)
+    }
+
+    /// See [`Numbers`].
     pub(super) fn number_counters(&mut self, host: &str, tags: &mut [PlacedTag]) -> bool {
+        self.numbers.number_counters(host, tags)
+    }
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every host and in every release.
+fn fingerprint(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+impl Numbers {
+    /// Gives each rule its counter; false if there are not enough.
+    fn number_counters(&mut self, host: &str, tags: &mut [PlacedTag]) -> bool {
         let known = self.counters.entry(host.to_owned()).or_default();
         let mut taken: BTreeSet<u16> = known.values().copied().collect();
         for tag in tags {
@@ -103,25 +158,62 @@ mod tests {
 
     #[test]
     fn a_vni_has_31_paths_and_not_one_more() {
-        let mut numbers = Numbers::default();
+        let mut numbering = Numbering::after(&Numbers::default());
         let mut tags = BTreeSet::new();
         for index in 0..31 {
-            let path = numbers.of_path(&format!("path {index}"), vni(1)).unwrap();
+            let path = numbering.of_path(&format!("path {index}"), vni(1)).unwrap();
             assert!(tags.insert(path.forward) && tags.insert(path.reverse), "tags are given once");
         }
-        assert_eq!(numbers.of_path("path 31", vni(1)), None);
-        assert!(numbers.of_path("path 31", vni(2)).is_some(), "another VNI has its own tags");
+        assert_eq!(numbering.of_path("path 31", vni(1)), None);
+        assert!(numbering.of_path("path 31", vni(2)).is_some(), "another VNI has its own tags");
+    }
+
+    fn tags(before: &Numbers, names: &[&str]) -> (Vec<(u8, u8)>, Numbers, Vec<String>) {
+        let mut numbering = Numbering::after(before);
+        let pair = |path: PathNumbers| (path.forward.dscp(), path.reverse.dscp());
+        let pairs = names.iter().map(|name| pair(numbering.of_path(name, vni(1)).unwrap())).collect();
+        let (numbers, moved) = numbering.finish();
+        (pairs, numbers, moved)
+    }
+
+    /// Breaks if two hosts that came to the same file by different ways would tag the same path differently.
+    #[test]
+    fn tags_follow_from_the_file_alone_and_not_from_what_was_before() {
+        let names: Vec<String> = (0..25).map(|index| format!("acme: clients > edge/{index}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (fresh, numbers, moved) = tags(&Numbers::default(), &names);
+        assert!(moved.is_empty());
+        for skipped in 0..names.len() {
+            let some: Vec<&str> =
+                names.iter().enumerate().filter(|(at, _)| *at != skipped).map(|(_, name)| *name).collect();
+            let (_, earlier, _) = tags(&Numbers::default(), &some);
+            assert_eq!(tags(&earlier, &names).0, fresh);
+        }
+        assert_eq!(tags(&numbers, &names), (fresh, numbers, Vec::new()), "the same file again changes nothing");
     }
 
     #[test]
-    fn a_path_keeps_its_numbers_and_forgotten_ones_are_used_again() {
-        let mut numbers = Numbers::default();
-        let first = numbers.of_path("first", vni(1)).unwrap();
-        let second = numbers.of_path("second", vni(1)).unwrap();
-        assert_eq!(numbers.of_path("first", vni(1)), Some(first));
-        numbers.forget(&["first".into()]);
-        let third = numbers.of_path("third", vni(1)).unwrap();
-        assert_eq!((third.forward, third.reverse, third.id), (first.forward, first.reverse, first.id));
-        assert_eq!(numbers.of_path("second", vni(1)), Some(second));
+    fn a_path_that_must_change_its_tags_is_reported() {
+        let names: Vec<String> = (0..31).map(|index| format!("path {index}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (_, full, _) = tags(&Numbers::default(), &names);
+        let mut reversed = names.clone();
+        reversed.reverse();
+        let (_, _, moved) = tags(&full, &reversed);
+        assert!(moved.iter().any(|line| line.contains("had tag")), "31 names on 31 pairs collide: {moved:?}");
+    }
+
+    #[test]
+    fn the_tags_of_a_path_that_may_still_have_flows_are_not_taken_silently() {
+        let (_, numbers, _) = tags(&Numbers::default(), &["first"]);
+        let same_pair = (0..)
+            .map(|index| format!("other {index}"))
+            .find(|name| fingerprint(name) % u64::from(PAIRS) == fingerprint("first") % u64::from(PAIRS));
+        let name = same_pair.unwrap();
+        let (_, mut after, moved) = tags(&numbers, &[&name]);
+        assert_eq!(moved.len(), 1, "{moved:?}");
+        after.forget(&["first".into()]);
+        let (_, _, moved) = tags(&after, &[&name]);
+        assert!(moved.is_empty(), "its last flow has ended");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use packet::{Direction, PathId, Tag};
 use shm::rules::{Delivery, ExactAction, Next};
 
-use super::{Element, Head, HostPart, InstancePath, Numbers, Place, Subchain};
+use super::{Element, Head, HostPart, InstancePath, Numbering, Place, Subchain};
 use crate::config::{Attachment, Chain, Config, End, Problem, Problems, Segment, Tenant};
 
 /// Paths that a VNI has tags for.
@@ -30,14 +30,14 @@ type Shape = (usize, Segment, Vec<(usize, u32)>);
 struct Planner<'a> {
     config: &'a Config,
     places: HashMap<Place, Element>,
-    numbers: &'a mut Numbers,
+    numbers: &'a mut Numbering,
     plan: Plan,
     known: HashMap<Shape, usize>,
     by_name: HashMap<String, usize>,
 }
 
 /// Plans every chain of every tenant, in the file's order.
-pub(super) fn plan(problems: &mut Problems, config: &Config, hosts: &[HostPart], numbers: &mut Numbers) -> Plan {
+pub(super) fn plan(problems: &mut Problems, config: &Config, hosts: &[HostPart], numbers: &mut Numbering) -> Plan {
     let mut planner = Planner {
         config,
         places: places(hosts),

@@ -120,10 +120,11 @@ impl Server {
             Ok(plan) => Arc::new(plan),
             Err(lines) => return Some(failed(FailureKind::BadConfiguration, lines)),
         };
-        let restart = match &self.state {
+        let mut restart = match &self.state {
             State::Attached(attachment) => differences(&attachment.hello.launch, plan.part()),
             _ => Vec::new(),
         };
+        restart.extend(plan.composition.moved.iter().cloned());
         if !restart.is_empty() && !allow_restart && !dry_run {
             let mut lines = vec![
                 "the change needs a restart of the dataplane, which interrupts traffic; allow it, or leave out:"

@@ -205,7 +205,8 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         _lock: lock,
     };
     if let Some(attached) = running {
-        let lines = differences(&attached.hello.launch, server.plan.part());
+        let mut lines = differences(&attached.hello.launch, server.plan.part());
+        lines.extend(server.plan.composition.moved.iter().cloned());
         if !lines.is_empty() && !server.options.replace {
             return Err(RunError::Differs { pid: attached.hello.pid, lines });
         }
