@@ -1,2 +1,6 @@
-//! x
-fn main() {}
+//! `towpath`: the operator's command.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}
