@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let mut rig = match in_process::open(&in_process::Options::default()) {
         Ok(rig) => rig,
         Err(in_process::RigError::WithoutDpdk) => {
-            println!("flow_setup: skipped, it needs DPDK (`cargo bench -p bench --features dpdk`)");
+            println!("flow_setup: skipped, it needs DPDK (build without `--no-default-features`)");
             return ExitCode::SUCCESS;
         }
         Err(error) => {

@@ -123,7 +123,7 @@ fn draw<'a>(
         let colour = curve.colour;
         if curve.dashed {
             chart.draw_series(DashedLineSeries::new(points, 7, 5, style))?.label(&curve.label).legend(move |(x, y)| {
-                DashedPathElement::new([(x, y), (x + 34, y)].into_iter(), 7, 5, colour.stroke_width(2))
+                DashedPathElement::new([(x, y), (x + 34, y)], 7, 5, colour.stroke_width(2))
             });
         } else {
             chart

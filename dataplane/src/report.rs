@@ -87,19 +87,87 @@ fn warnings(launch: &Launch, ports: &[OpenPort], sockets: &[SocketId]) -> Vec<St
         warnings
             .push("no hugepages: every table and mbuf access may miss the TLB (measured: 2.6 times slower)".to_owned());
     }
-    for (spec, open) in launch.ports.iter().zip(ports) {
-        let Some(port_socket) = known(open.port.socket()) else { continue };
-        for (lcore, &socket) in sockets.iter().enumerate() {
-            if known(socket).is_some_and(|socket| socket != port_socket) {
-                warnings.push(format!(
-                    "port \"{}\" is on socket {port_socket} and {} on socket {socket}: every packet between them crosses \
-                     the sockets' interconnect, which costs each cache line a remote access; choose a CPU on socket \
-                     {port_socket}",
-                    spec.name,
-                    name_of(launch, lcore),
-                ));
-            }
+    let port_sockets: Vec<Option<u32>> = ports.iter().map(|open| known(open.port.socket())).collect();
+    let lcore_sockets: Vec<Option<u32>> = sockets.iter().copied().map(known).collect();
+    warnings.extend(crossings(launch, &port_sockets, &lcore_sockets));
+    warnings
+}
+
+/// The ports and lcores on different sockets. What the machine does not tell is not warned of.
+fn crossings(launch: &Launch, port_sockets: &[Option<u32>], lcore_sockets: &[Option<u32>]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (spec, port_socket) in launch.ports.iter().zip(port_sockets) {
+        let Some(port_socket) = port_socket else { continue };
+        for (lcore, socket) in lcore_sockets.iter().enumerate() {
+            let Some(socket) = socket.filter(|socket| socket != port_socket) else { continue };
+            warnings.push(format!(
+                "port \"{}\" is on socket {port_socket} and {} on socket {socket}: every packet between them crosses the \
+                 sockets' interconnect, which costs each cache line a remote access; choose a CPU on socket {port_socket}",
+                spec.name,
+                name_of(launch, lcore),
+            ));
         }
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use shm::launch::{EalLaunch, LcoreLaunch, Limits, NfLaunch};
+
+    use super::*;
+
+    fn launch() -> Launch {
+        let nf = NfLaunch {
+            vport: packet::VportId(3),
+            instance: "acme/edge/1".to_owned(),
+            function: "passthrough".to_owned(),
+            config: serde_json::Value::Null,
+            mangles: false,
+        };
+        Launch {
+            host: "h".to_owned(),
+            eal: EalLaunch { memory_mib: 1, hugepages: true, share_cores: false, control_cpu: None, extra: Vec::new() },
+            lcores: vec![
+                LcoreLaunch { cpu: 0, role: RoleLaunch::Io },
+                LcoreLaunch { cpu: 9, role: RoleLaunch::Nf(nf) },
+            ],
+            ports: vec![PortLaunch {
+                name: "left".to_owned(),
+                device: "0000:21:00.0".to_owned(),
+                mtu: 1_500,
+                lcore: 0,
+                queues: 1,
+                descriptors: 512,
+            }],
+            endpoints: Vec::new(),
+            tunnel: None,
+            limits: Limits::default(),
+        }
+    }
+
+    #[test]
+    fn a_port_and_an_nf_on_different_sockets_are_warned_of_by_name_and_cost() {
+        let lines = crossings(&launch(), &[Some(0)], &[Some(0), Some(1)]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        for part in ["\"left\" is on socket 0", "acme/edge/1 on socket 1", "costs", "choose a CPU on socket 0"] {
+            assert!(lines[0].contains(part), "{}", lines[0]);
+        }
+    }
+
+    #[test]
+    fn the_same_socket_and_an_unknown_one_are_no_reason_to_warn() {
+        assert!(crossings(&launch(), &[Some(1)], &[Some(1), None]).is_empty());
+        assert!(crossings(&launch(), &[None], &[Some(0), Some(1)]).is_empty());
+    }
+
+    #[test]
+    fn two_instances_on_one_cpu_are_refused_unless_cores_are_shared() {
+        let mut launch = launch();
+        launch.lcores[1].cpu = 0;
+        let refused = crate::assembly::eal_config(&launch).unwrap_err().to_string();
+        assert!(refused.contains("CPU 0 is given to I/O and to acme/edge/1: one NF per core"), "{refused}");
+        launch.eal.share_cores = true;
+        assert!(crate::assembly::eal_config(&launch).is_ok());
+    }
 }
