@@ -15,13 +15,15 @@ pub struct Account {
     ring: Option<CaptureProducer>,
     snap: Vec<Option<u16>>,
     active: usize,
+    /// Something was copied since [`Self::take_copied`].
+    copied: bool,
 }
 
 impl Account {
     /// Counts into this block; nothing is captured until somebody asks. `clock_offset_ns` is real time minus the monotonic
     /// clock.
     pub fn new(counters: CountersWriter, clock_offset_ns: i64) -> Self {
-        Self { counters, clock_offset_ns, ring: None, snap: vec![None; MAX_VPORTS], active: 0 }
+        Self { counters, clock_offset_ns, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false }
     }
 
     /// Counts packets that ended here.
@@ -62,6 +64,7 @@ impl Account {
     fn copy(&mut self, vport: VportId, side: CaptureSide, frame: &[u8], now_ns: u64) {
         let Some(snap) = self.snap.get(usize::from(vport.0)).copied().flatten() else { return };
         let Some(ring) = &mut self.ring else { return };
+        self.copied = true;
         let kept = frame.get(..usize::from(snap)).unwrap_or(frame);
         let realtime_ns = now_ns.wrapping_add_signed(self.clock_offset_ns);
         let header = CaptureHeader { vport, side, original_length: frame.len() as u32, realtime_ns };
@@ -70,6 +73,11 @@ impl Account {
             Ok(false) => self.counters.capture_missed.add(1),
             Err(_) => self.ring = None, // the ring is not one any more: the next controller brings another
         }
+    }
+
+    /// True if packets were copied since the last call: the controller has to be woken, or the ring overflows.
+    pub fn take_copied(&mut self) -> bool {
+        std::mem::take(&mut self.copied)
     }
 
     /// A controller attached: captures go to its ring, and those of the one before end.
@@ -85,5 +93,26 @@ impl Account {
             *slot = snap;
             self.active = self.snap.iter().flatten().count();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shm::{counters, link};
+
+    use super::*;
+
+    #[test]
+    fn a_copied_packet_asks_once_for_the_controller_to_be_woken() {
+        let (_counters, mut writers) = counters::create(1).unwrap();
+        let (_fds, mut lcores) = link::create(1).unwrap();
+        let mut account = Account::new(writers.remove(0), 0);
+        account.attach(lcores.remove(0).captures);
+        account.capture(VportId(3), Some(64));
+        account.enter(VportId(2), &[0; 60], 1);
+        assert!(!account.take_copied(), "nobody captures there");
+        account.enter(VportId(3), &[0; 60], 2);
+        assert!(account.take_copied(), "captures bring no event with them that would wake the controller");
+        assert!(!account.take_copied());
     }
 }

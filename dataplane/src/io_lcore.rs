@@ -107,12 +107,20 @@ impl IoLcore {
         worked
     }
 
+    /// Takes as many packets from the other lcores as the ports may have brought in, so that what comes in does not crowd out
+    /// what is on its way out.
     fn take_ring(&mut self) -> bool {
+        let queues: usize = self.ports.iter().map(|port| port.rx.len()).sum();
         let mut burst = std::mem::take(&mut self.burst);
-        self.ring.dequeue_burst(&mut burst);
-        let worked = !burst.is_empty();
-        for mbuf in burst.drain() {
-            self.deliver(mbuf);
+        let mut worked = false;
+        for _ in 0..=queues {
+            if self.ring.dequeue_burst(&mut burst) == 0 {
+                break;
+            }
+            worked = true;
+            for mbuf in burst.drain() {
+                self.deliver(mbuf);
+            }
         }
         self.burst = burst;
         worked
@@ -179,7 +187,7 @@ impl Poll for IoLcore {
             self.keep_neighbors();
             self.publish_device_counts();
         }
-        self.forwarder.controller.ring_doorbell();
+        self.forwarder.controller.ring_doorbell(&mut self.forwarder.account);
         self.forwarder.account.counters.held.set(self.held() as u64);
         worked
     }

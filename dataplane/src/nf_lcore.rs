@@ -180,7 +180,7 @@ impl Poll for NfLcore {
         if self.ticks.half_second(now_ns) {
             self.publish_counters();
         }
-        self.forwarder.controller.ring_doorbell();
+        self.forwarder.controller.ring_doorbell(&mut self.forwarder.account);
         self.forwarder.account.counters.held.set((self.forwarder.parking.len() + self.ring.len()) as u64);
         worked
     }

@@ -140,9 +140,9 @@ impl ControllerPort {
         }
     }
 
-    /// Wakes the controller if it sleeps and something was said since the last call; once per poll.
-    pub fn ring_doorbell(&mut self) {
-        if std::mem::take(&mut self.said)
+    /// Wakes the controller if it sleeps and something was said since the last call, or captured; once per poll.
+    pub fn ring_doorbell(&mut self, account: &mut Account) {
+        if std::mem::take(&mut self.said) | account.take_copied()
             && let Some(rings) = &self.rings
         {
             rings.doorbell.ring_if_waiting();

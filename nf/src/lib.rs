@@ -81,6 +81,11 @@ fn unknown(function: &str) -> NfError {
     }
 }
 
+/// The README's example of a network function, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 #[cfg(test)]
 mod tests {
     use super::*;

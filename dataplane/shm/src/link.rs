@@ -8,7 +8,7 @@
 //!       128    the doorbell's flag, one word ([`crate::doorbell`])
 //!       4096   lcore 0:  update ring   4096 slots of  128 bytes   controller → lcore
 //!                        event ring    4096 slots of  128 bytes   lcore → controller
-//!                        capture ring   256 slots of 2304 bytes   lcore → controller
+//!                        capture ring  1024 slots of 2304 bytes   lcore → controller
 //!              lcore 1:  …
 //! ```
 //!
@@ -37,7 +37,7 @@ pub const UPDATE_SLOTS: usize = 4096;
 /// Slots of an event ring.
 pub const EVENT_SLOTS: usize = 4096;
 /// Slots of a capture ring.
-pub const CAPTURE_SLOTS: usize = 256;
+pub const CAPTURE_SLOTS: usize = 1024;
 /// Lcores of a host, at most.
 pub const MAX_LCORES: usize = 128;
 
