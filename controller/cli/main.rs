@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    cli::main(env!("TOWPATH_VERSION"))
 }

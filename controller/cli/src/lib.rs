@@ -19,7 +19,7 @@ mod top;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use arguments::{Arguments, Command};
 
@@ -59,9 +59,10 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Runs the command that the process was started with.
-pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+/// Runs the command that the process was started with; `version` is the build's.
+pub fn main(version: &'static str) -> ExitCode {
+    let matches = Arguments::command().version(version).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match run(arguments) {
         Ok(()) | Err(Failure::NobodyReads) => ExitCode::SUCCESS,
         Err(failure) => {
