@@ -18,7 +18,7 @@ use shm::launch::Launch;
 ///
 /// Usually started by towpath-controller, which writes the launch document from the configuration file.
 #[derive(Parser)]
-#[command(version = env!("TOWPATH_VERSION"))]
+#[command(name = "towpath-dataplane", version = env!("TOWPATH_VERSION"))]
 struct Arguments {
     /// The launch document (JSON): lcores, ports, endpoints, NF instances, limits.
     #[arg(long, value_name = "FILE")]
