@@ -55,8 +55,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn read_launch(path: &PathBuf) -> anyhow::Result<Launch> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the launch document {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the launch document {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| {
         format!("{} is not a launch document; towpath-controller writes one from the configuration", path.display())
     })
