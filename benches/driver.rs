@@ -122,11 +122,7 @@ impl Driver<'_> {
         Ok(measurement.ledger.result(rate_per_s))
     }
 
-    fn search(
-        &mut self,
-        plan: &SearchPlan,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<SearchResult, PathError> {
+    fn search(&mut self, plan: &SearchPlan, progress: &mut dyn FnMut(Progress<'_>)) -> Result<SearchResult, PathError> {
         let mut passes = Vec::with_capacity(plan.repeats as usize);
         for repeat in 0..plan.repeats {
             passes.push(search::search(plan, &mut |rate_per_s| {

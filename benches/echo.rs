@@ -174,7 +174,10 @@ mod tests {
     #[test]
     fn ports_behind_the_last_one_are_refused() {
         for (listen, ports) in [("127.0.0.1:65530", 7), ("127.0.0.1:9000", 0), ("127.0.0.1:0", 2)] {
-            assert!(matches!(Echo::bind(listen.parse().unwrap(), ports), Err(EchoError::Ports { .. })), "{listen} {ports}");
+            assert!(
+                matches!(Echo::bind(listen.parse().unwrap(), ports), Err(EchoError::Ports { .. })),
+                "{listen} {ports}"
+            );
         }
     }
 }

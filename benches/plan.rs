@@ -101,7 +101,9 @@ pub enum PlanError {
     #[error("the duration is zero: nothing would be counted")]
     Duration,
     /// A flow with more packets than the ledger can tell apart.
-    #[error("1 first, {followers} follower and {established} established packets are more than the {MAX_PACKETS_PER_FLOW} that a flow can have")]
+    #[error(
+        "1 first, {followers} follower and {established} established packets are more than the {MAX_PACKETS_PER_FLOW} that a flow can have"
+    )]
     PacketsPerFlow {
         /// Followers asked for.
         followers: u32,

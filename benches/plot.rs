@@ -94,7 +94,11 @@ fn draw<'a>(
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let small = (FONT, 13).into_font().color(&INK.mix(0.75));
-    root.draw_text("Flow setup: latency of first and established packets", &(FONT, 21).into_font().color(&INK), (24, 16))?;
+    root.draw_text(
+        "Flow setup: latency of first and established packets",
+        &(FONT, 21).into_font().color(&INK),
+        (24, 16),
+    )?;
     root.draw_text(&subtitle(report), &small, (24, 46))?;
     let area = root.margin(74, 12, 12, 24);
     let most = curves.iter().flat_map(|curve| curve.points.last()).map(|point| point.0).fold(1.0, f64::max);
@@ -122,9 +126,10 @@ fn draw<'a>(
         let points = curve.points.iter().copied();
         let colour = curve.colour;
         if curve.dashed {
-            chart.draw_series(DashedLineSeries::new(points, 7, 5, style))?.label(&curve.label).legend(move |(x, y)| {
-                DashedPathElement::new([(x, y), (x + 34, y)], 7, 5, colour.stroke_width(2))
-            });
+            chart
+                .draw_series(DashedLineSeries::new(points, 7, 5, style))?
+                .label(&curve.label)
+                .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 34, y)], 7, 5, colour.stroke_width(2)));
         } else {
             chart
                 .draw_series(LineSeries::new(points, style))?
@@ -150,7 +155,10 @@ fn subtitle(report: &FlowSetupReport) -> String {
     let limit = search.map(|search| format!(" · without loss up to {} flows/s", rate_name(search.median_per_s)));
     let cores = if report.path.share_cores == Some(true) { " · lcores share CPUs" } else { "" };
     let limit = limit.unwrap_or_default();
-    format!("{} · {}, {} CPUs, Linux {}{cores}{limit}", report.path.description, machine.cpu, machine.cpus, machine.kernel)
+    format!(
+        "{} · {}, {} CPUs, Linux {}{cores}{limit}",
+        report.path.description, machine.cpu, machine.cpus, machine.kernel
+    )
 }
 
 fn percentile(nines: f64) -> String {
@@ -183,7 +191,8 @@ mod tests {
     #[test]
     fn a_plot_has_a_title_both_axes_with_units_and_a_line_in_the_legend_for_each_curve() {
         let svg = svg(&simulated::long_tailed_report()).unwrap();
-        std::fs::write("/tmp/plot.svg", &svg).unwrap(); std::fs::write("/tmp/plot.txt", simulated::long_tailed_report().text()).unwrap();
+        std::fs::write("/tmp/plot.svg", &svg).unwrap();
+        std::fs::write("/tmp/plot.txt", simulated::long_tailed_report().text()).unwrap();
         let texts = [
             "Flow setup: latency of first and established packets",
             "Percentile of packets that came out",

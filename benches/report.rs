@@ -207,8 +207,7 @@ fn curve(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
     let rarest = (histogram.len() as f64).log10();
     let steps = (rarest * 10.0).floor() as u32;
     let quantiles = (0..=steps).map(|step| 1.0 - 10_f64.powf(-f64::from(step) / 10.0));
-    let mut points: Vec<_> =
-        quantiles.map(|quantile| (quantile, histogram.value_at_quantile(quantile))).collect();
+    let mut points: Vec<_> = quantiles.map(|quantile| (quantile, histogram.value_at_quantile(quantile))).collect();
     points.push((1.0, histogram.max()));
     points
 }

@@ -72,7 +72,8 @@ impl Rig {
         let file = directory.join("bench.yaml");
         std::fs::write(&file, yaml(options)).map_err(|error| failed("write the configuration", &error))?;
         let config = config::load(&file).map_err(|error| failed("read the rig's configuration", &error))?;
-        let composition = compose::compose(&config, &compose::Numbers::default()).map_err(|error| failed("compose the rig's chain", &error))?;
+        let composition = compose::compose(&config, &compose::Numbers::default())
+            .map_err(|error| failed("compose the rig's chain", &error))?;
         let launch = process::launch_now(&composition.hosts[0]);
         let eal = eal_config(&launch).map_err(|error| failed("launch", &error))?;
         let eal = Eal::init(eal).map_err(|error| failed("start DPDK", &error))?;
@@ -85,17 +86,17 @@ impl Rig {
         let dataplane =
             Dataplane::with_devices(eal, &launch, devices).map_err(|error| failed("launch the forwarder", &error))?;
         let template = template(mac_of(&dataplane, "left")?);
-        let template_headers = headers::parse(&template).map_err(|reason| failed("parse the harness's frame", &reason))?;
-        let listener =
-            Listener::bind(&directory.join("dataplane.sock")).map_err(|error| failed("listen for the controller", &error))?;
+        let template_headers =
+            headers::parse(&template).map_err(|reason| failed("parse the harness's frame", &reason))?;
+        let listener = Listener::bind(&directory.join("dataplane.sock"))
+            .map_err(|error| failed("listen for the controller", &error))?;
         let dataplane = std::thread::spawn(move || {
             let mut signals = control::signals().map_err(|error| error.to_string())?;
             control::serve(&dataplane, listener, &mut signals).map_err(|error| error.to_string())?;
             Ok(dataplane.stop())
         });
         let controller_options = controller_options(&file, &directory, options);
-        let controller =
-            std::thread::spawn(move || server::run(controller_options).map_err(|error| error.to_string()));
+        let controller = std::thread::spawn(move || server::run(controller_options).map_err(|error| error.to_string()));
         let mut rig = Self {
             clock,
             mempool,
@@ -135,7 +136,9 @@ impl Rig {
     }
 
     fn answer_arp(&mut self, frame: &[u8]) {
-        let Some(NeighborMessage::Request { asker: Some((asker, mac)), target }) = neighbor::parse(frame) else { return };
+        let Some(NeighborMessage::Request { asker: Some((asker, mac)), target }) = neighbor::parse(frame) else {
+            return;
+        };
         let mut reply = [0; neighbor::MAX_LEN];
         let Some(length) = neighbor::write_reply(&mut reply, SERVER_MAC, target, mac, asker) else { return };
         let mut burst = Burst::new();
@@ -249,7 +252,8 @@ fn yaml(options: &Options) -> String {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let nf = |index: usize| format!("nf{index}");
     let names: Vec<String> = (0..options.chain.len()).map(nf).collect();
-    let definitions: String = options.chain.iter().enumerate().map(|(index, function)| definition(index, function)).collect();
+    let definitions: String =
+        options.chain.iter().enumerate().map(|(index, function)| definition(index, function)).collect();
     let instance = |index: usize| {
         let cpu = if options.share_cores { (index + 1) % cpus } else { index + 1 };
         format!("      - {{nf: nf{index}, host: {HOST}, cpu: {cpu}}}\n")
@@ -293,7 +297,8 @@ fn ring_port(eal: &Eal, name: &str, devices: &mut OpenDevices) -> Result<RingPor
 
 fn mac_of(dataplane: &Dataplane, name: &str) -> Result<MacAddr, RigError> {
     let report = dataplane.hello.ports.iter().find(|port| port.name == name);
-    let bytes = report.map(|port| port.mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>());
+    let bytes =
+        report.map(|port| port.mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>());
     match bytes {
         Some(Ok(bytes)) if bytes.len() == 6 => Ok(MacAddr(std::array::from_fn(|at| bytes[at]))),
         _ => Err(RigError::Failed { step: "find the port's address", problem: format!("{report:?}") }),

@@ -24,10 +24,7 @@ impl Trial {
 }
 
 /// One search with this way of trying a rate.
-pub(crate) fn search<E>(
-    plan: &SearchPlan,
-    try_rate: &mut dyn FnMut(f64) -> Result<Trial, E>,
-) -> Result<SearchPass, E> {
+pub(crate) fn search<E>(plan: &SearchPlan, try_rate: &mut dyn FnMut(f64) -> Result<Trial, E>) -> Result<SearchPass, E> {
     let mut bracket = Bracket {
         plan,
         clean_per_s: None,

@@ -163,9 +163,8 @@ fn losses_copies_and_overtaking_are_counted_apart() {
 
 #[test]
 fn a_packet_later_than_the_drain_is_lost_and_does_not_disturb_the_next_measurement() {
-    let mut path = SimulatedPath::new(|packet, now_ns| {
-        vec![now_ns + if packet.flow == 999 { 10_000_000_000 } else { 1_000 }]
-    });
+    let mut path =
+        SimulatedPath::new(|packet, now_ns| vec![now_ns + if packet.flow == 999 { 10_000_000_000 } else { 1_000 }]);
     let plan = Plan { rates_per_s: vec![1_000.0, 100.0], duration: Duration::from_secs(10), ..plan(0.0, 1) };
     let plan = Plan { duration: Duration::from_secs(1), established: 0, ..plan };
     let report = report(&mut path, &plan);

@@ -13,7 +13,11 @@ impl FlowSetupReport {
         let machine = &self.machine;
         let kind = if machine.virtual_machine { "virtual machine" } else { "bare metal" };
         let _ = writeln!(text, "Flow setup over {}", self.path.description);
-        let _ = writeln!(text, "{}: {}, {} CPUs, {kind}, Linux {}", machine.host_name, machine.cpu, machine.cpus, machine.kernel);
+        let _ = writeln!(
+            text,
+            "{}: {}, {} CPUs, {kind}, Linux {}",
+            machine.host_name, machine.cpu, machine.cpus, machine.kernel
+        );
         for warning in self.warnings() {
             let _ = writeln!(text, "warning: {warning}");
         }
@@ -36,7 +40,8 @@ impl FlowSetupReport {
             warnings.push("lcores share CPUs: this shows that it works, not how fast it is".to_owned());
         }
         if self.path.hugepages == Some(false) {
-            warnings.push("the dataplane has no hugepages: expect it to be several times slower than with them".to_owned());
+            warnings
+                .push("the dataplane has no hugepages: expect it to be several times slower than with them".to_owned());
         }
         if !self.machine.release_build {
             warnings.push("this is a debug build: build with --release before quoting a figure".to_owned());
@@ -94,7 +99,13 @@ fn latency_cells(latency: &Latency) -> Vec<String> {
 /// Nanoseconds as µs, with as many decimals as the histogram's three digits carry.
 pub(crate) fn micros(ns: u64) -> String {
     let us = ns as f64 / 1e3;
-    if us < 10.0 { format!("{us:.2}") } else if us < 100.0 { format!("{us:.1}") } else { format!("{us:.0}") }
+    if us < 10.0 {
+        format!("{us:.2}")
+    } else if us < 100.0 {
+        format!("{us:.1}")
+    } else {
+        format!("{us:.0}")
+    }
 }
 
 /// A rate without superfluous digits: `100`, `9.98k`, `10k`, `1.25M`.
@@ -104,7 +115,13 @@ pub(crate) fn rate_name(per_s: f64) -> String {
         _ if per_s >= 999.5 => (per_s / 1e3, "k"),
         _ => (per_s, ""),
     };
-    let digits = if value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
     let text = format!("{value:.digits$}");
     let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{short}{unit}")
@@ -150,8 +167,15 @@ mod tests {
 
     #[test]
     fn rates_keep_three_digits_and_no_empty_ones() {
-        let cases =
-            [(0.0, "0"), (100.0, "100"), (99.96, "100"), (999.7, "1k"), (9_979.6, "9.98k"), (10_000.0, "10k"), (1_250_000.0, "1.25M")];
+        let cases = [
+            (0.0, "0"),
+            (100.0, "100"),
+            (99.96, "100"),
+            (999.7, "1k"),
+            (9_979.6, "9.98k"),
+            (10_000.0, "10k"),
+            (1_250_000.0, "1.25M"),
+        ];
         for (rate, name) in cases {
             assert_eq!(rate_name(rate), name, "{rate}");
         }

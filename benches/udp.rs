@@ -57,7 +57,9 @@ pub enum UdpError {
         ports: u16,
     },
     /// A source of the other family.
-    #[error("the source {source_address} and the target {target} are not of the same family: use IPv4 or IPv6 for both")]
+    #[error(
+        "the source {source_address} and the target {target} are not of the same family: use IPv4 or IPv6 for both"
+    )]
     Family {
         /// The source.
         source_address: IpAddr,
@@ -65,7 +67,9 @@ pub enum UdpError {
         target: SocketAddr,
     },
     /// A source address that this host does not have.
-    #[error("cannot send from {source_address}: {source}; add it to an interface of this host (`ip addr add`) or leave --source out")]
+    #[error(
+        "cannot send from {source_address}: {source}; add it to an interface of this host (`ip addr add`) or leave --source out"
+    )]
     Source {
         /// The source.
         source_address: IpAddr,
@@ -273,7 +277,9 @@ impl Path for UdpPath {
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::Interrupted) => {}
-                    Err(source) => return Err(PathError::Receive { local: format!("{:?}", socket.local_addr()), source }),
+                    Err(source) => {
+                        return Err(PathError::Receive { local: format!("{:?}", socket.local_addr()), source });
+                    }
                 }
             }
         }
@@ -404,7 +410,8 @@ mod tests {
     fn a_server_that_does_not_answer_is_named_with_the_command_that_starts_it() {
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let target = silent.local_addr().unwrap();
-        let error = UdpPath::open(UdpOptions { patience: Duration::from_millis(50), ..options(target, 1) }).unwrap_err();
+        let error =
+            UdpPath::open(UdpOptions { patience: Duration::from_millis(50), ..options(target, 1) }).unwrap_err();
         assert!(error.to_string().contains(&format!("towpath bench echo --listen {target} --ports 1")), "{error}");
     }
 
