@@ -1,6 +1,6 @@
 //! The `towpath` command: what an operator types.
 //!
-//! One file per command; [`arguments`] is the whole command line, [`connection`] finds the controller, [`tables`] turns its
+//! One file per command; [`arguments`] is the whole command line, `connection` finds the controller, `tables` turns its
 //! answers into text. Every failure is one line that starts with `error:` on standard error; the exit status is 2 for a command
 //! line or a configuration file that is wrong, 1 for everything else.
 #![forbid(unsafe_code)]
