@@ -71,7 +71,8 @@ impl HostEntry {
         writeln!(text, "    limits: {{mbufs: 12287, {}}}", self.limits).expect("text");
         if let Some(address) = &self.vtep {
             let device = device(self.underlay_sees_fragments, 0, "under");
-            writeln!(text, "    underlay: {{device: \"{device}\", address: {address}, mtu: {}}}", self.underlay_mtu).expect("text");
+            writeln!(text, "    underlay: {{device: \"{device}\", address: {address}, mtu: {}}}", self.underlay_mtu)
+                .expect("text");
         }
         if !self.ports.is_empty() {
             text.push_str("    ports:\n");

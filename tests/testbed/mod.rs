@@ -13,7 +13,7 @@
 //! when the test is killed. Nothing waits for time to pass, only for conditions, with a deadline. If a test fails, the ends
 //! of all logs are shown.
 //!
-//! Needs root, and iproute2, ethtool, nginx, curl, iperf3, tshark and Debian's python3 with scapy.
+//! Needs root, and iproute2, ethtool, nginx, curl, iperf3, tshark and python3, all from Debian.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod capture;

@@ -10,7 +10,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::process::run;
 use super::scope::Scope;
 
-/// Debian's own Python: the one that has Debian's scapy.
+/// Debian's own Python, whatever else is in the path.
 pub const PYTHON: &str = "/usr/bin/python3";
 
 /// A network namespace; the scope that it was made in deletes it.

@@ -26,7 +26,7 @@ for name in $(ip netns list | cut -d' ' -f1 | grep "^$1-"); do
     ip netns pids "$name" | xargs -r kill -9
     ip netns delete "$name"
 done
-rm -rf "/tmp/$1-"*
+rm -rf "$2/$1-"*
 "#;
 
 /// A testbed's claim.
@@ -95,7 +95,12 @@ impl Drop for Scope {
 fn start_reaper(owner: &str) -> Option<Child> {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new("sh");
-    command.args(["-c", REAP, "reaper", owner]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["-c", REAP, "reaper", owner])
+        .arg(std::env::temp_dir())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.process_group(0).spawn().ok() // its own group: Ctrl-C must not reach it
 }
 
