@@ -14,7 +14,7 @@ use shm::launch::Attachment;
 
 use crate::io_lcore::IoLcore;
 use crate::meta::{Mbuf, Task};
-use crate::neighbors::NeighborKey;
+use crate::neighbors::{Ask, NeighborKey};
 use crate::topology::{gateway_for, next_hop};
 
 /// Bytes of Ethernet header in front of the outer IP packet.
@@ -86,8 +86,8 @@ impl IoLcore {
         let Some(resolution) = self.neighbors.resolve(key, self.forwarder.now_ns) else {
             return self.forwarder.end(mbuf, DropReason::NeighborQueueFull);
         };
-        if resolution.ask {
-            self.ask(key, resolution.mac);
+        if let Some(ask) = resolution.ask {
+            self.ask(key, ask);
         }
         match resolution.mac {
             Some(mac) => self.to_known_neighbor(key.0, mac, mbuf),
@@ -154,13 +154,17 @@ impl IoLcore {
     }
 
     /// Asks who has an address.
-    fn ask(&mut self, (link, target): NeighborKey, known: Option<MacAddr>) {
+    fn ask(&mut self, (link, target): NeighborKey, whom: Ask) {
         let own_ip = match (link == VportId::TUNNEL, &self.tunnel) {
             (true, Some(tunnel)) => Some(tunnel.address),
             (true, None) => None,
             (false, _) => self.forwarder.topology.endpoint(link).and_then(|endpoint| gateway_for(endpoint, target)),
         };
         let (Some(own_ip), Some(mac)) = (own_ip, self.mac_on(link)) else { return };
+        let known = match whom {
+            Ask::Known(mac) => Some(mac),
+            Ask::Everybody => None,
+        };
         self.originate(link, |buffer| neighbor::write_request(buffer, mac, own_ip, target, known));
     }
 
@@ -192,7 +196,7 @@ impl IoLcore {
             let _ = due.try_push(key); // the rest is asked for next time
         });
         for key in due {
-            self.ask(key, None);
+            self.ask(key, Ask::Everybody);
         }
     }
 }

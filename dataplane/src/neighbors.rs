@@ -47,8 +47,17 @@ struct Neighbor {
 pub struct Resolution {
     /// Its address, if known.
     pub mac: Option<MacAddr>,
-    /// Send a question now, to this address if it is known.
-    pub ask: bool,
+    /// Send a question now.
+    pub ask: Option<Ask>,
+}
+
+/// To whom a question goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// To the address that is known, to see whether it still holds (RFC 1122 section 2.3.2.1, unicast poll).
+    Known(MacAddr),
+    /// To everybody on the link: nothing is known, or the known address did not answer and may be wrong.
+    Everybody,
 }
 
 /// The neighbours of one lcore's links, and the packets that wait for them.
@@ -76,11 +85,13 @@ impl<T> Neighbors<T> {
         let neighbor = self.known.entry(key).or_insert_with(|| Neighbor::wanted(now_ns));
         let due = neighbor.asked_ns.is_none_or(|asked| now_ns.saturating_sub(asked) >= ASK_EVERY_NS);
         let wanted = neighbor.mac.is_none() || now_ns.saturating_sub(neighbor.since_ns) >= STALE_NS;
-        let ask = due && wanted;
-        if ask {
-            neighbor.asked_ns = Some(now_ns);
+        if !(due && wanted) {
+            return Some(Resolution { mac: neighbor.mac, ask: None });
         }
-        Some(Resolution { mac: neighbor.mac, ask })
+        let answered_last = neighbor.asked_ns.is_none_or(|asked| asked < neighbor.since_ns + STALE_NS);
+        let ask = neighbor.mac.filter(|_| answered_last).map_or(Ask::Everybody, Ask::Known);
+        neighbor.asked_ns = Some(now_ns);
+        Some(Resolution { mac: neighbor.mac, ask: Some(ask) })
     }
 
     /// Lets a packet wait for an unknown neighbour, or gives it back when too many wait.
@@ -164,15 +175,15 @@ mod tests {
     #[test]
     fn packets_wait_in_order_and_leave_when_the_answer_comes() {
         let mut neighbors = Neighbors::default();
-        assert_eq!(neighbors.resolve(key(), 0), Some(Resolution { mac: None, ask: true }));
-        assert_eq!(neighbors.resolve(key(), 1), Some(Resolution { mac: None, ask: false }), "asked a moment ago");
+        assert_eq!(neighbors.resolve(key(), 0), Some(Resolution { mac: None, ask: Some(Ask::Everybody) }));
+        assert_eq!(neighbors.resolve(key(), 1), Some(Resolution { mac: None, ask: None }), "asked a moment ago");
         neighbors.hold(key(), 1).unwrap();
         neighbors.hold(key(), 2).unwrap();
         assert_eq!(neighbors.take_held(key()), None);
         neighbors.learn(key(), MAC, false, 2);
         assert_eq!(neighbors.take_held(key()), Some((MAC, 1)));
         assert_eq!(neighbors.take_held(key()), Some((MAC, 2)));
-        assert_eq!(neighbors.resolve(key(), 3), Some(Resolution { mac: Some(MAC), ask: false }));
+        assert_eq!(neighbors.resolve(key(), 3), Some(Resolution { mac: Some(MAC), ask: None }));
     }
 
     #[test]
@@ -193,15 +204,30 @@ mod tests {
         let mut neighbors = Neighbors::<u8>::default();
         neighbors.learn(key(), MAC, false, 0);
         neighbors.learn(key(), MacAddr::BROADCAST, true, 0);
-        assert_eq!(neighbors.resolve(key(), 0), Some(Resolution { mac: None, ask: true }));
+        assert_eq!(neighbors.resolve(key(), 0), Some(Resolution { mac: None, ask: Some(Ask::Everybody) }));
     }
 
     #[test]
     fn a_neighbor_in_use_is_asked_again_before_it_is_forgotten() {
         let mut neighbors = Neighbors::<u8>::default();
         neighbors.learn(key(), MAC, true, 0);
-        assert_eq!(neighbors.resolve(key(), STALE_NS), Some(Resolution { mac: Some(MAC), ask: true }));
+        let known = Some(Resolution { mac: Some(MAC), ask: Some(Ask::Known(MAC)) });
+        assert_eq!(neighbors.resolve(key(), STALE_NS), known);
         neighbors.expire(FORGET_NS, |_| ());
-        assert_eq!(neighbors.resolve(key(), FORGET_NS), Some(Resolution { mac: None, ask: true }));
+        let unknown = Some(Resolution { mac: None, ask: Some(Ask::Everybody) });
+        assert_eq!(neighbors.resolve(key(), FORGET_NS), unknown);
+    }
+
+    /// Breaks if a forged address is asked for ever and the real station never hears the question.
+    #[test]
+    fn an_address_that_does_not_answer_is_asked_of_everybody() {
+        let mut neighbors = Neighbors::<u8>::default();
+        neighbors.learn(key(), MAC, true, 0);
+        neighbors.resolve(key(), STALE_NS);
+        let again = neighbors.resolve(key(), STALE_NS + ASK_EVERY_NS);
+        assert_eq!(again, Some(Resolution { mac: Some(MAC), ask: Some(Ask::Everybody) }));
+        neighbors.learn(key(), MAC, false, STALE_NS + ASK_EVERY_NS);
+        let later = neighbors.resolve(key(), 2 * STALE_NS + ASK_EVERY_NS).and_then(|resolution| resolution.ask);
+        assert_eq!(later, Some(Ask::Known(MAC)), "an answer makes it good again");
     }
 }
