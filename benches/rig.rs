@@ -267,7 +267,7 @@ fn yaml(options: &Options) -> String {
     format!(
         "version: 1\nhosts:\n  {HOST}:\n    cpus: {{io: 0}}\n    share_cores: {share}\n    hugepages: {huge}\n    \
          memory_mib: 256\n    ports:\n      left: {{device: net_ring_left}}\n      right: {{device: net_ring_right}}\n    \
-         limits: {{flows: 262144, parked: 16384, udp_idle_s: 4, mbufs: 32767, ring: 4096}}\n\
+         limits: {{flows: 262144, parked: 16384, udp_idle_s: 4, mbufs: 65535, ring: 32768}}\n\
          tenants:\n  bench:\n    vni: 1\n    endpoints:\n      \
          clients: {{host: {HOST}, port: left, prefixes: [10.1.0.0/16], gateways: [10.1.0.1]}}\n      \
          servers: {{host: {HOST}, port: right, prefixes: [10.2.0.0/24], gateways: [10.2.0.1]}}\n{lists}    chains:\n      \

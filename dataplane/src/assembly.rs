@@ -12,7 +12,7 @@ use dpdk::{Device, Eal, EalConfig, LcoreBinding, MempoolConfig, Port, PortConfig
 use packet::{NetworkFunction, VportId};
 use shm::counters::{self, CountersWriter, MAX_PORTS};
 use shm::hello::Hello;
-use shm::launch::{Attachment, Launch, PortLaunch, RoleLaunch};
+use shm::launch::{Attachment, Launch, Limits, PortLaunch, RoleLaunch};
 
 use crate::account::Account;
 use crate::forwarder::Forwarder;
@@ -86,9 +86,19 @@ pub enum LaunchError {
     /// A mempool.
     #[error(transparent)]
     Mempool(#[from] dpdk::MempoolError),
-    /// A ring between lcores.
+    /// A ring between lcores that can't be made.
     #[error(transparent)]
-    Ring(#[from] dpdk::RingError),
+    RingMemory(#[from] dpdk::RingError),
+    /// Rings too small to take what may be let go at once.
+    #[error(
+        "limits.ring is {ring}: it must be a power of two above limits.parked ({parked}), which may all be let go at once"
+    )]
+    Ring {
+        /// What it is.
+        ring: u32,
+        /// What must fit in.
+        parked: u32,
+    },
     /// A lcore that does not start.
     #[error(transparent)]
     Lcore(#[from] dpdk::LcoreError),
@@ -200,6 +210,10 @@ fn check_cores(launch: &Launch) -> Result<(), LaunchError> {
     if launch.ports.is_empty() {
         return Err(LaunchError::Missing("ports"));
     }
+    let Limits { ring, parked, .. } = launch.limits;
+    if ring <= parked || !ring.is_power_of_two() {
+        return Err(LaunchError::Ring { ring, parked });
+    }
     if launch.ports.len() > MAX_PORTS {
         return Err(LaunchError::TooManyPorts(launch.ports.len()));
     }
@@ -288,12 +302,14 @@ fn sites(
     }
     let mailboxes: Vec<Mailbox> = sockets.iter().map(|_| Arc::new(ArrayQueue::new(1))).collect();
     let sites = consumers.into_iter().zip(writers).enumerate().map(|(index, (ring, writer))| {
+        let polls_ports = launch.lcores[index].role == RoleLaunch::Io;
+        let local = (launch.limits.parked + launch.limits.ring) as usize; // what one poll can let go at once
         let build = || {
             Forwarder::new(
                 Arc::clone(topology),
-                Outlets::new(index, producers.clone()),
+                Outlets::new(polls_ports.then_some(index), producers.clone(), local),
                 Account::new(writer, clock_offset_ns),
-                ControllerPort::new(Arc::clone(&mailboxes[index])),
+                ControllerPort::new(Arc::clone(&mailboxes[index]), launch.limits.tag_rules),
                 mempools[&sockets[index].0].clone(),
                 &launch.limits,
             )

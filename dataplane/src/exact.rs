@@ -53,12 +53,22 @@ pub struct FlowEntry {
     pub bytes: u64,
     /// The rule was learned from the forward direction.
     pub learned: bool,
-    /// FIN or RST was seen.
-    pub closing: bool,
+    /// Which sides have closed: [`Side`] bits.
+    closed: u8,
     /// The flow-miss event was sent.
     pub announced: bool,
     generation: u32,
     in_use: bool,
+}
+
+/// Whose packet it is that concerns an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Side {
+    /// One that met the entry's rule.
+    Own = 1,
+    /// One of the opposite direction.
+    Opposite = 2,
 }
 
 /// A slab position together with the generation it was seen with.
@@ -172,10 +182,10 @@ impl ExactTable {
         None
     }
 
-    /// The flow at or behind slab position `from`, and the position to go on from; for reading the table back piece by piece.
-    pub fn next_from(&self, from: usize) -> Option<(&FlowEntry, usize)> {
-        let (offset, entry) = self.entries.get(from..)?.iter().enumerate().find(|(_, entry)| entry.in_use)?;
-        Some((entry, from + offset + 1))
+    /// What stands at a slab position, for reading the table back piece by piece: the outer none is the end, the inner one a
+    /// free place.
+    pub fn at(&self, position: usize) -> Option<Option<&FlowEntry>> {
+        self.entries.get(position).map(|entry| entry.in_use.then_some(entry))
     }
 
     fn vacant(&mut self) -> Option<u32> {
@@ -216,7 +226,7 @@ impl FlowEntry {
             packets: 0,
             bytes: 0,
             learned: false,
-            closing: false,
+            closed: 0,
             announced: false,
             generation: 0,
             in_use: false,
@@ -227,17 +237,24 @@ impl FlowEntry {
     pub fn meet(&mut self, bytes: u64, tcp_flags: u8, now_ns: u64) {
         self.packets += 1;
         self.bytes += bytes;
-        self.refresh(tcp_flags, now_ns);
+        self.refresh(Side::Own, tcp_flags, now_ns);
     }
 
-    /// Keeps the flow alive, because a packet of either direction passed. A new SYN opens a closed connection again.
-    pub fn refresh(&mut self, tcp_flags: u8, now_ns: u64) {
+    /// Keeps the flow alive, because a packet of either direction passed. The connection is over once both sides have sent a
+    /// FIN, since either may go on after the other's (RFC 9293 section 3.6), or one a RST; a new SYN opens it again.
+    pub fn refresh(&mut self, side: Side, tcp_flags: u8, now_ns: u64) {
         self.last_ns = now_ns;
-        if tcp_flags & (FIN | RST) != 0 {
-            self.closing = true;
+        if tcp_flags & RST != 0 {
+            self.closed = Side::Own as u8 | Side::Opposite as u8;
+        } else if tcp_flags & FIN != 0 {
+            self.closed |= side as u8;
         } else if tcp_flags & SYN != 0 {
-            self.closing = false;
+            self.closed = 0;
         }
+    }
+
+    const fn is_closing(&self) -> bool {
+        self.closed == Side::Own as u8 | Side::Opposite as u8
     }
 }
 
@@ -246,7 +263,7 @@ impl IdleTimes {
         match (entry.state, entry.key.five_tuple.protocol) {
             (FlowState::Pending, _) => u64::MAX,
             (FlowState::Rejected, _) => REJECTED_NS,
-            (FlowState::Active(_), protocol::TCP) if entry.closing => self.tcp_closing_ns,
+            (FlowState::Active(_), protocol::TCP) if entry.is_closing() => self.tcp_closing_ns,
             (FlowState::Active(_), protocol::TCP) => self.tcp_ns,
             (FlowState::Active(_), protocol::UDP) => self.udp_ns,
             (FlowState::Active(_), _) => self.other_ns,
@@ -300,6 +317,31 @@ mod tests {
         assert!(table.get_mut(first).is_none());
         assert!(table.remove(first).is_none());
         assert_eq!(table.get_mut(second).unwrap().key, key(2));
+    }
+
+    #[test]
+    fn a_half_closed_connection_lives_on_until_the_other_side_closes_too() {
+        let limits = Limits { flows: 1, tcp_idle_s: 300, tcp_closing_s: 15, ..Limits::default() };
+        let mut table = ExactTable::new(&limits);
+        let action = action();
+        let flow = table.add(key(1), FlowState::Active(action), 0).unwrap();
+        table.get_mut(flow).unwrap().refresh(Side::Own, FIN, 0);
+        assert_eq!(table.sweep(20 * NANOS_PER_SECOND, &mut 10), None, "the server may still answer");
+        table.get_mut(flow).unwrap().refresh(Side::Opposite, FIN, 20 * NANOS_PER_SECOND);
+        assert_eq!(table.sweep(36 * NANOS_PER_SECOND, &mut 10), Some(flow));
+        table.get_mut(flow).unwrap().refresh(Side::Own, SYN, 36 * NANOS_PER_SECOND);
+        assert_eq!(table.sweep(60 * NANOS_PER_SECOND, &mut 10), None, "a new connection between the same ports");
+    }
+
+    fn action() -> ExactAction {
+        ExactAction {
+            tag: packet::Tag::new(1).unwrap(),
+            direction: packet::Direction::Forward,
+            next: shm::rules::Next::Vport(VportId(2)),
+            delivery: shm::rules::Delivery::None,
+            path: packet::PathId(1),
+            path_mtu: 1_500,
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use shm::launch::Limits;
 use shm::rules::{Delivery, Event, ExactAction, Next, ReverseHead, TagKey};
 
 use crate::account::Account;
-use crate::exact::{ExactTable, FlowHandle, FlowState};
+use crate::exact::{ExactTable, FlowHandle, FlowState, Side};
 use crate::meta::{Burst, Mbuf, Mempool, Task};
 use crate::outlets::{Outlets, RingConsumer};
 use crate::parking::Parking;
@@ -33,6 +33,10 @@ const TCP_IPV4_HEADERS: u16 = 40;
 const TCP_IPV6_HEADERS: u16 = 60;
 /// Slab positions of ExactTable looked at per idle check.
 const SWEEP: usize = 64;
+/// Flows announced late per call.
+const LATE: usize = 256;
+/// ICMP errors that may be sent at once; one more may be sent each millisecond (RFC 4443 section 2.4 (f)).
+const ICMP_BURST: u32 = 64;
 const FRAGMENT_DATAGRAMS: usize = 4_096;
 const FRAGMENT_TIMEOUT_NS: u64 = 2_000_000_000;
 
@@ -59,7 +63,10 @@ pub struct Forwarder {
     /// Monotonic time, read once per burst.
     pub now_ns: u64,
     deadlines: VecDeque<Deadline>,
+    /// How far the late announcements have come in `deadlines`.
+    late_from: usize,
     setup_timeout_ns: u64,
+    icmp_tokens: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +97,9 @@ impl Forwarder {
             mempool,
             now_ns: 0,
             deadlines: VecDeque::with_capacity(limits.flows as usize * 2),
+            late_from: 0,
             setup_timeout_ns: u64::from(limits.setup_timeout_ms) * 1_000_000,
+            icmp_tokens: ICMP_BURST,
         }
     }
 
@@ -221,7 +230,7 @@ impl Forwarder {
         if let Some(entry) = self.exact.find(key).and_then(|flow| self.exact.get_mut(flow))
             && matches!(entry.state, FlowState::Active(_))
         {
-            entry.refresh(found.tcp_flags, self.now_ns);
+            entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
         }
     }
 
@@ -234,17 +243,19 @@ impl Forwarder {
             path: head.path,
             path_mtu: head.path_mtu,
         };
+        let is_error = found.quoted_l3.is_some(); // it speaks about a flow but does not make one
         if let Some(flow) = self.exact.find(&key) {
             if let Some(entry) = self.exact.get_mut(flow) {
-                entry.refresh(found.tcp_flags, self.now_ns);
-                if entry.state != FlowState::Active(action) {
+                entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
+                let open = entry.learned || !matches!(entry.state, FlowState::Active(_)); // the controller's rules stay
+                if open && !is_error && entry.state != FlowState::Active(action) {
                     self.activate(flow, action, true);
                 }
             }
             return Ok(());
         }
-        if found.quoted_l3.is_some() {
-            return Ok(()); // an ICMP error speaks about a flow but does not make one
+        if is_error {
+            return Ok(());
         }
         let flow = self.exact.add(key, FlowState::Active(action), self.now_ns).ok_or(DropReason::FlowTableFull)?;
         if let Some(entry) = self.exact.get_mut(flow) {
@@ -262,9 +273,12 @@ impl Forwarder {
         entry.last_ns = entry.last_ns.max(self.now_ns);
         let (prior, mut parked) = (entry.key.vport, std::mem::take(&mut entry.parked));
         while let Some(mbuf) = self.parking.take(&mut parked) {
-            let Ok(found) = self.parse_own(&mbuf) else {
-                self.end(mbuf, DropReason::MalformedHeader);
-                continue;
+            let found = match self.parse_own(&mbuf) {
+                Ok(found) => found,
+                Err(reason) => {
+                    self.end(mbuf, reason);
+                    continue;
+                }
             };
             if let Some(entry) = self.exact.get_mut(flow) {
                 entry.meet(u64::from(found.ip_len()), found.tcp_flags, self.now_ns);
@@ -273,10 +287,11 @@ impl Forwarder {
         }
     }
 
-    /// The chain said no: the flow's parked packets end here, and so do those of the next second.
+    /// The chain said no: the flow's parked packets end here, and so do those that follow within a second or so. A rule that
+    /// was learned meanwhile stays.
     pub fn reject(&mut self, key: &FlowKey) {
         let Some(flow) = self.exact.find(key) else { return };
-        let Some(entry) = self.exact.get_mut(flow) else { return };
+        let Some(entry) = self.exact.get_mut(flow).filter(|entry| entry.state == FlowState::Pending) else { return };
         entry.state = FlowState::Rejected;
         entry.last_ns = self.now_ns;
         let mut parked = std::mem::take(&mut entry.parked);
@@ -301,11 +316,13 @@ impl Forwarder {
                 break;
             }
             self.deadlines.pop_front();
+            self.late_from = self.late_from.saturating_sub(1);
             if pending {
                 self.forget(flow, DropReason::FlowSetupTimeout);
             }
         }
         self.announce_late();
+        self.icmp_tokens = (self.icmp_tokens + 1).min(ICMP_BURST);
         let mut budget = SWEEP;
         while let Some(flow) = self.exact.sweep(self.now_ns, &mut budget) {
             let Some(entry) = self.exact.get_mut(flow) else { continue };
@@ -325,18 +342,23 @@ impl Forwarder {
         if !self.controller.owes_announcements() {
             return;
         }
-        for at in 0..self.deadlines.len() {
-            let Some(entry) = self.exact.get_mut(self.deadlines[at].flow) else { continue };
-            if entry.announced || entry.state != FlowState::Pending {
-                continue;
+        let end = self.deadlines.len().min(self.late_from + LATE);
+        while self.late_from < end {
+            let flow = self.deadlines[self.late_from].flow;
+            if let Some(entry) = self.exact.get_mut(flow).filter(|entry| !entry.announced) {
+                let (key, received_ns) = (entry.key, entry.last_ns);
+                let miss = Event::FlowMiss { key, tcp_flags: 0, length: 0, received_ns };
+                if entry.state == FlowState::Pending && !self.controller.announce(miss) {
+                    return;
+                }
+                entry.announced = true;
             }
-            let (key, received_ns) = (entry.key, entry.last_ns);
-            entry.announced = self.controller.announce(Event::FlowMiss { key, tcp_flags: 0, length: 0, received_ns });
-            if !entry.announced {
-                return;
-            }
+            self.late_from += 1;
         }
-        self.controller.announced_all();
+        if self.late_from == self.deadlines.len() {
+            self.late_from = 0;
+            self.controller.announced_all();
+        }
     }
 
     /// A new controller is there: it is told of every flow that waits.
@@ -346,6 +368,7 @@ impl Forwarder {
                 entry.announced = false;
             }
         }
+        self.late_from = 0;
         self.controller.owe_announcements();
     }
 
@@ -363,7 +386,8 @@ impl Forwarder {
         self.end(mbuf, DropReason::TooBig);
     }
 
-    /// Sends an ICMP error about `mbuf` back to the endpoint that it came from, if `write` makes one.
+    /// Sends an ICMP error about `mbuf` back to the endpoint that it came from, if `write` makes one and there were not too many
+    /// of them of late.
     pub fn reply(
         &mut self,
         vport: VportId,
@@ -374,6 +398,8 @@ impl Forwarder {
         let Some(Place::Endpoint { lcore, endpoint }) = self.topology.place(vport) else { return };
         let endpoint = &self.topology.endpoints[endpoint];
         let Some(gateway) = gateway_for(endpoint, found.five_tuple.source) else { return };
+        let Some(tokens) = self.icmp_tokens.checked_sub(1) else { return };
+        self.icmp_tokens = tokens;
         let Some(mut reply) = self.mempool.alloc() else { return };
         let room = reply.tailroom();
         let Some(buffer) = reply.append(room) else { return };

@@ -9,7 +9,7 @@ use packet::ethernet::{self, EthernetHeader};
 use packet::headers::{self, Headers};
 use packet::neighbor::{self, NeighborMessage};
 use packet::vxlan::{self, Decap};
-use packet::{DropReason, FlowKey, MacAddr, Tag, VportId, icmp};
+use packet::{DropReason, Ecn, FlowKey, MacAddr, Tag, VportId, icmp};
 
 use crate::io_lcore::IoLcore;
 use crate::meta::Mbuf;
@@ -17,11 +17,14 @@ use crate::topology::covers;
 
 impl IoLcore {
     /// A frame from port `at` of this lcore.
-    pub(crate) fn from_port(&mut self, at: usize, mbuf: Mbuf) {
+    pub(crate) fn from_port(&mut self, at: usize, mut mbuf: Mbuf) {
         if !mbuf.is_single_segment() {
             return self.forwarder.end(mbuf, DropReason::Oversized);
         }
-        let vlan = ethernet::tagged(mbuf.data()).map(|tag| tag.vlan).filter(|&vlan| vlan != 0);
+        let vlan = ethernet::tagged(mbuf.data()).map(|tag| tag.vlan).filter(|&vlan| vlan != 0); // 0 is a priority only
+        if ethernet::strip_tag(mbuf.data_mut()) && !mbuf.adj(ethernet::TAG_LEN) {
+            return self.forwarder.end(mbuf, DropReason::Truncated);
+        }
         let port = &self.ports[at];
         if let Some(&(_, vport)) = port.endpoints.iter().find(|(tag, _)| *tag == vlan) {
             let (mac, mtu) = (port.mac, port.mtu);
@@ -35,9 +38,6 @@ impl IoLcore {
 
     /// A frame from an endpoint, whose link knows the host by `mac`.
     fn from_endpoint(&mut self, vport: VportId, mac: MacAddr, mtu: u16, mut mbuf: Mbuf) {
-        if ethernet::strip_tag(mbuf.data_mut()) && !mbuf.adj(ethernet::TAG_LEN) {
-            return self.forwarder.end(mbuf, DropReason::Truncated);
-        }
         let header = match EthernetHeader::parse(mbuf.data()) {
             Ok(header) => header,
             Err(reason) => return self.forwarder.end(mbuf, reason),
@@ -107,7 +107,10 @@ impl IoLcore {
             Some(_) if ethernet::tagged(mbuf.data()).is_some() => {
                 self.forwarder.end(mbuf, DropReason::UnknownEtherType); // RFC 7348 section 6.1: no inner VLAN tag
             }
-            Some(vport) => self.from_endpoint(vport, mac, u16::MAX, mbuf),
+            Some(vport) => match merge_ecn(&mut mbuf, decap.ecn) {
+                Ok(()) => self.from_endpoint(vport, mac, u16::MAX, mbuf),
+                Err(reason) => self.forwarder.end(mbuf, reason),
+            },
             None => self.from_host(decap, mbuf),
         }
     }
@@ -119,9 +122,8 @@ impl IoLcore {
             Err(reason) => return self.forwarder.end(mbuf, reason),
         };
         trim_padding(&mut mbuf, &found);
-        match vxlan::ecn_at_decap(decap.ecn, headers::ecn(mbuf.data(), &found)) {
-            Ok(ecn) => headers::set_ecn(mbuf.data_mut(), &found, ecn),
-            Err(reason) => return self.forwarder.end(mbuf, reason),
+        if let Err(reason) = merge_ecn(&mut mbuf, decap.ecn) {
+            return self.forwarder.end(mbuf, reason);
         }
         self.forwarder.account.leave(VportId::TUNNEL, mbuf.data(), self.forwarder.now_ns);
         if !headers::decrement_ttl(mbuf.data_mut(), &mut found) {
@@ -179,6 +181,14 @@ fn inner(frame: &[u8]) -> Result<(Headers, VportId), DropReason> {
     let header = EthernetHeader::parse(frame)?;
     let found = headers::parse(frame)?;
     Ok((found, header.destination.vport().ok_or(DropReason::UnknownTag)?))
+}
+
+/// Carries the outer header's congestion mark over to the inner packet (RFC 6040 section 4.2); what is not IP has none.
+fn merge_ecn(mbuf: &mut Mbuf, outer: Ecn) -> Result<(), DropReason> {
+    let Ok(found) = headers::parse_trusted(mbuf.data()) else { return Ok(()) };
+    let merged = vxlan::ecn_at_decap(outer, headers::ecn(mbuf.data(), &found))?;
+    headers::set_ecn(mbuf.data_mut(), &found, merged);
+    Ok(())
 }
 
 /// Takes Ethernet padding off.

@@ -145,7 +145,8 @@ impl IoLcore {
     fn transmit(&mut self) {
         let Self { forwarder, ports, .. } = self;
         for port in ports.iter_mut().filter(|port| !port.waiting.is_empty()) {
-            port.transmit(forwarder);
+            let sent = port.transmit(forwarder);
+            port.stuck_polls = if sent > 0 { 0 } else { port.stuck_polls + 1 };
             if port.stuck_polls > TX_PATIENCE {
                 forwarder.end_burst(&mut port.waiting, DropReason::TxFull);
                 port.stuck_polls = 0;
@@ -212,16 +213,16 @@ impl Poll for IoLcore {
 }
 
 impl IoPort {
-    /// Sends what waits, as far as the queue takes it.
-    pub fn transmit(&mut self, forwarder: &mut Forwarder) {
+    /// Sends what waits, as far as the queue takes it; returns how many it took.
+    pub fn transmit(&mut self, forwarder: &mut Forwarder) -> usize {
         let bytes: usize = self.waiting.iter().map(Mbuf::len).sum();
         let sent = self.tx.tx(&mut self.waiting);
         let left: usize = self.waiting.iter().map(Mbuf::len).sum();
-        self.stuck_polls = if sent > 0 { 0 } else { self.stuck_polls + 1 };
         let counters = &forwarder.account.counters;
         counters.transmitted.add(sent as u64);
         counters.ports[self.index].tx_packets.add(sent as u64);
         counters.ports[self.index].tx_bytes.add((bytes - left) as u64);
+        sent
     }
 
     /// Queues a packet to be sent.

@@ -15,8 +15,12 @@ use packet::{MacAddr, VportId};
 
 use crate::parking::{ParkedFlow, Parking};
 
-/// Neighbours per lcore.
+/// Neighbours per lcore on endpoints' links.
 pub const CAPACITY: usize = 4_096;
+/// Neighbours up to which those are added that nobody wanted yet, because they asked: forged questions must leave room.
+const UNASKED: usize = CAPACITY / 2;
+/// Further neighbours that only the underlay may have: VTEPs and their router.
+const UNDERLAY: usize = 256;
 /// Waiting packets per lcore.
 pub const HELD: u32 = 1_024;
 /// Waiting packets per neighbour.
@@ -64,22 +68,32 @@ pub enum Ask {
 #[derive(Debug)]
 pub struct Neighbors<T> {
     known: HashMap<NeighborKey, Neighbor, RandomState>,
-    held: Parking<T>,
+    /// Packets that wait on endpoints' links, and those that wait for VTEPs: an endpoint full of absent addresses must not hold
+    /// the tunnel up.
+    held: [Parking<T>; 2],
 }
 
 impl<T> Default for Neighbors<T> {
     fn default() -> Self {
         Self {
             known: HashMap::with_capacity_and_hasher(CAPACITY * 2, RandomState::new()),
-            held: Parking::new(HELD, HELD_PER_NEIGHBOR),
+            held: [Parking::new(HELD, HELD_PER_NEIGHBOR), Parking::new(HELD, HELD_PER_NEIGHBOR)],
         }
     }
+}
+
+fn room_for(link: VportId) -> usize {
+    if link == VportId::TUNNEL { CAPACITY + UNDERLAY } else { CAPACITY }
+}
+
+fn queue(link: VportId) -> usize {
+    usize::from(link == VportId::TUNNEL)
 }
 
 impl<T> Neighbors<T> {
     /// Looks a neighbour up, on behalf of a packet for it; none when there are too many neighbours to add it.
     pub fn resolve(&mut self, key: NeighborKey, now_ns: u64) -> Option<Resolution> {
-        if self.known.len() >= CAPACITY && !self.known.contains_key(&key) {
+        if self.known.len() >= room_for(key.0) && !self.known.contains_key(&key) {
             return None;
         }
         let neighbor = self.known.entry(key).or_insert_with(|| Neighbor::wanted(now_ns));
@@ -97,17 +111,17 @@ impl<T> Neighbors<T> {
     /// Lets a packet wait for an unknown neighbour, or gives it back when too many wait.
     pub fn hold(&mut self, key: NeighborKey, packet: T) -> Result<(), T> {
         match self.known.get_mut(&key) {
-            Some(neighbor) => self.held.park(&mut neighbor.held, packet),
+            Some(neighbor) => self.held[queue(key.0)].park(&mut neighbor.held, packet),
             None => Err(packet),
         }
     }
 
-    /// Notes an address; `solicited` ones only refresh a neighbour that somebody wanted, others may add one.
+    /// Notes an address. One that answers only refreshes a neighbour that somebody wanted; one that asks may be added.
     pub fn learn(&mut self, key: NeighborKey, mac: MacAddr, may_add: bool, now_ns: u64) {
         if mac.is_multicast() {
             return;
         }
-        let room = self.known.len() < CAPACITY;
+        let room = self.known.len() < UNASKED;
         if let Some(neighbor) = self.known.get_mut(&key) {
             neighbor.mac = Some(mac);
             neighbor.since_ns = now_ns;
@@ -120,18 +134,18 @@ impl<T> Neighbors<T> {
     pub fn take_held(&mut self, key: NeighborKey) -> Option<(MacAddr, T)> {
         let neighbor = self.known.get_mut(&key)?;
         let mac = neighbor.mac?;
-        self.held.take(&mut neighbor.held).map(|packet| (mac, packet))
+        self.held[queue(key.0)].take(&mut neighbor.held).map(|packet| (mac, packet))
     }
 
     /// Forgets who did not answer or has aged, and hands every packet that waited in vain to `unresolved`. Walks the whole
-    /// table: for once a second.
+    /// table: for twice a second.
     pub fn expire(&mut self, now_ns: u64, mut unresolved: impl FnMut(T)) {
         let Self { known, held } = self;
-        known.retain(|_, neighbor| {
+        known.retain(|(link, _), neighbor| {
             let limit = if neighbor.mac.is_some() { FORGET_NS } else { GIVE_UP_NS };
             let keep = now_ns.saturating_sub(neighbor.since_ns) < limit;
             if !keep {
-                while let Some(packet) = held.take(&mut neighbor.held) {
+                while let Some(packet) = held[queue(*link)].take(&mut neighbor.held) {
                     unresolved(packet);
                 }
             }
@@ -152,7 +166,7 @@ impl<T> Neighbors<T> {
 
     /// How many packets wait.
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.held.iter().map(Parking::len).sum()
     }
 }
 
@@ -197,6 +211,23 @@ mod tests {
         let mut lost = Vec::new();
         neighbors.expire(GIVE_UP_NS, |packet| lost.push(packet));
         assert_eq!((lost, neighbors.held()), (vec![7], 0));
+    }
+
+    #[test]
+    fn forged_questions_and_absent_addresses_leave_the_underlay_its_room() {
+        let mut neighbors = Neighbors::default();
+        let on = |link: u16, host: u32| (VportId(link), IpAddr::from(std::net::Ipv4Addr::from_bits(host)));
+        for host in 0..2 * CAPACITY as u32 {
+            neighbors.learn(on(1, host), MAC, true, 0);
+        }
+        for host in 0..2 * CAPACITY as u32 {
+            if neighbors.resolve(on(1, 1 << 20 | host), 0).is_some() {
+                let _ = neighbors.hold(on(1, 1 << 20 | host), host);
+            }
+        }
+        let vtep = (VportId::TUNNEL, IpAddr::from([192, 0, 2, 9]));
+        assert!(neighbors.resolve(vtep, 0).is_some());
+        assert_eq!(neighbors.hold(vtep, 1), Ok(()));
     }
 
     #[test]

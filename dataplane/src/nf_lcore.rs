@@ -29,7 +29,6 @@ pub struct NfLcore {
     /// The function; none once it has panicked.
     function: Option<Box<dyn NetworkFunction>>,
     burst: Burst,
-    values: Box<[u64; NF_COUNTERS]>,
     ticks: Ticks,
 }
 
@@ -43,8 +42,7 @@ impl NfLcore {
         function: Box<dyn NetworkFunction>,
     ) -> Self {
         let (burst, ticks) = (Burst::default(), Ticks::default());
-        let values = Box::new([0; NF_COUNTERS]);
-        Self { forwarder, ring, vport, mangles, function: Some(function), burst, values, ticks }
+        Self { forwarder, ring, vport, mangles, function: Some(function), burst, ticks }
     }
 
     /// Takes a burst from the ring and lets the NF see what may reach it.
@@ -114,8 +112,7 @@ impl NfLcore {
             *kept = packet.headers;
         }
         if outcome.is_err() {
-            let failed = self.function.take();
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(failed))); // its state may be broken: a second panic ends here
+            self.discard();
         }
         outcome.is_ok()
     }
@@ -145,11 +142,22 @@ impl NfLcore {
     /// Once a millisecond: lets the NF forget what timed out.
     fn expire(&mut self) {
         let now_ns = self.forwarder.now_ns;
+        self.guarded(|function| function.expire(now_ns));
+    }
+
+    /// Calls the function outside the packet's path; if it panics, it is gone.
+    fn guarded(&mut self, call: impl FnOnce(&mut dyn NetworkFunction)) {
         let Some(function) = self.function.as_mut() else { return };
-        if catch_unwind(AssertUnwindSafe(|| function.expire(now_ns))).is_err() {
-            self.function = None;
+        if catch_unwind(AssertUnwindSafe(|| call(function.as_mut()))).is_err() {
+            self.discard();
             self.report_failure();
         }
+    }
+
+    /// Drops a function that has panicked. Its state may be broken, so that dropping it may panic once more.
+    fn discard(&mut self) {
+        let failed = self.function.take();
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(failed)));
     }
 
     fn report_failure(&mut self) {
@@ -158,10 +166,12 @@ impl NfLcore {
     }
 
     fn publish_counters(&mut self) {
-        let Some(function) = self.function.as_mut() else { return };
-        function.read_counters(&mut self.values[..]);
-        for (counter, value) in self.forwarder.account.counters.nf.iter().zip(self.values.iter()) {
-            counter.set(*value);
+        let mut values = [0; NF_COUNTERS];
+        self.guarded(|function| function.read_counters(&mut values));
+        if self.function.is_some() {
+            for (counter, value) in self.forwarder.account.counters.nf.iter().zip(values) {
+                counter.set(value);
+            }
         }
     }
 }

@@ -12,12 +12,9 @@ pub type RingProducer = dpdk::RingProducer<Meta>;
 /// Receives from the other lcores.
 pub type RingConsumer = dpdk::RingConsumer<Meta>;
 
-/// Packets that this lcore passes on to itself in one poll: the largest number that one poll can let go at once.
-const LOCAL: usize = 8_192;
-
 /// One lcore's ways out.
 pub struct Outlets {
-    me: usize,
+    me: Option<usize>,
     rings: Vec<Outlet>,
     local: VecDeque<Mbuf>,
 }
@@ -28,16 +25,17 @@ struct Outlet {
 }
 
 impl Outlets {
-    /// The rings of all lcores, by index; the own one is not used.
-    pub fn new(me: usize, rings: Vec<RingProducer>) -> Self {
+    /// The rings of all lcores, by index. A lcore that calls [`Self::take_local`] gives its own index as `me` and has a queue of
+    /// `local` packets in place of its ring.
+    pub fn new(me: Option<usize>, rings: Vec<RingProducer>, local: usize) -> Self {
         let rings = rings.into_iter().map(|ring| Outlet { ring, waiting: Burst::default() }).collect();
-        Self { me, rings, local: VecDeque::with_capacity(LOCAL) }
+        Self { me, rings, local: VecDeque::with_capacity(local) }
     }
 
     /// Passes a packet to a lcore; `lost` is told how many a full ring refused.
     pub fn push(&mut self, lcore: usize, mbuf: Mbuf, mut lost: impl FnMut(u64)) {
-        if lcore == self.me {
-            if self.local.len() == LOCAL {
+        if Some(lcore) == self.me {
+            if self.local.len() == self.local.capacity() {
                 return lost(1);
             }
             return self.local.push_back(mbuf);

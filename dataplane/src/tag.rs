@@ -56,9 +56,9 @@ impl TagTable {
         self.rules.remove(key);
     }
 
-    /// The rule at place `position`, in an order that holds while the table does not change.
-    pub fn nth(&self, position: usize) -> Option<TagRule> {
-        self.rules.iter().nth(position).map(|(&key, &action)| TagRule { key, action })
+    /// Every rule, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = TagRule> + '_ {
+        self.rules.iter().map(|(&key, &action)| TagRule { key, action })
     }
 }
 

@@ -12,10 +12,10 @@ use packet::VportId;
 use shm::doorbell::Doorbell;
 use shm::link::LcoreLink;
 use shm::ring::{Consumer, Producer, RingError};
-use shm::rules::{Epoch, Event, Next, Refusal, Update};
+use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
 use crate::account::Account;
-use crate::exact::FlowState;
+use crate::exact::{FlowEntry, FlowState};
 use crate::forwarder::Forwarder;
 use crate::topology::Topology;
 
@@ -23,8 +23,8 @@ use crate::topology::Topology;
 pub const PER_POLL: usize = 64;
 /// Messages between two commits.
 pub const BATCH: usize = 8_192;
-/// Rules read back in one poll.
-const READ_BACK_PER_POLL: usize = 32;
+/// Places looked at for a read-back in one poll.
+const READ_BACK_PER_POLL: usize = 128;
 /// Events that must arrive and wait for room in the ring.
 const OWED: usize = 64;
 
@@ -41,6 +41,7 @@ pub struct ControllerPort {
     owed: VecDeque<Event>,
     owes_announcements: bool,
     read_back: Option<ReadBack>,
+    tags_to_read_back: Vec<TagRule>,
     failed: Option<VportId>,
 }
 
@@ -54,12 +55,13 @@ struct Rings {
 struct ReadBack {
     number: u32,
     exact_from: usize,
-    tags_from: usize,
+    /// Where in `tags_to_read_back`, once they were noted.
+    tags_from: Option<usize>,
 }
 
 impl ControllerPort {
-    /// No controller yet; the first one's rings come through the mailbox.
-    pub fn new(mailbox: Mailbox) -> Self {
+    /// No controller yet; the first one's rings come through the mailbox. `tag_rules` is the tag table's capacity.
+    pub fn new(mailbox: Mailbox, tag_rules: u32) -> Self {
         Self {
             mailbox,
             rings: None,
@@ -69,20 +71,21 @@ impl ControllerPort {
             owed: VecDeque::with_capacity(OWED),
             owes_announcements: false,
             read_back: None,
+            tags_to_read_back: Vec::with_capacity(tag_rules as usize),
             failed: None,
         }
     }
 
     /// Tells the controller of a flow miss; false when that must be tried again later.
     pub fn announce(&mut self, miss: Event) -> bool {
-        let sent = self.send(&miss);
+        let sent = self.room() > OWED && self.send(&miss);
         self.owes_announcements |= !sent;
         sent
     }
 
     /// True while there are flows that the controller does not know of.
     pub fn owes_announcements(&mut self) -> bool {
-        self.owes_announcements && self.room() > 0
+        self.owes_announcements && self.room() > OWED
     }
 
     /// Lets [`Self::announce`] try again.
@@ -97,7 +100,7 @@ impl ControllerPort {
 
     /// Tells the controller something that it can live without; lost events are counted.
     pub fn tell(&mut self, event: Event, account: &mut Account) {
-        if !self.send(&event) {
+        if self.room() <= OWED || !self.send(&event) {
             account.counters.events_lost.add(1);
         }
     }
@@ -108,6 +111,11 @@ impl ControllerPort {
             self.owed.push_back(event);
         }
         self.pay();
+    }
+
+    /// True if there is room for the answer to one more commit, and for an NF's failure or a read-back's end after it.
+    fn may_owe(&self) -> bool {
+        self.owed.len() + 2 < OWED
     }
 
     fn pay(&mut self) {
@@ -166,7 +174,7 @@ impl ControllerPort {
                 Ok(None) => return None,
                 Ok(Some(Update::Commit(epoch))) => return Some(Gathered::Commit(epoch)),
                 Ok(Some(Update::ReadBack(number))) => {
-                    self.read_back = Some(ReadBack { number, exact_from: 0, tags_from: 0 });
+                    self.read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
                 }
                 Ok(Some(Update::StartCapture { vport, snap })) => return Some(Gathered::Capture(vport, Some(snap))),
                 Ok(Some(Update::StopCapture(vport))) => return Some(Gathered::Capture(vport, None)),
@@ -217,7 +225,9 @@ impl Forwarder {
         }
         self.controller.pay();
         let mut budget = PER_POLL;
-        while let Some(gathered) = self.controller.gather(&mut budget, &self.topology, &mut self.account) {
+        while self.controller.may_owe()
+            && let Some(gathered) = self.controller.gather(&mut budget, &self.topology, &mut self.account)
+        {
             match gathered {
                 Gathered::Commit(epoch) => self.commit(epoch),
                 Gathered::Capture(vport, snap) => self.account.capture(vport, snap),
@@ -283,7 +293,11 @@ impl Forwarder {
             Update::InsertExact(rule) => {
                 let flow = self.exact.find(&rule.key);
                 let flow = flow.or_else(|| self.exact.add(rule.key, FlowState::Pending, self.now_ns));
-                if let Some(flow) = flow {
+                let learned = |entry: &mut FlowEntry| entry.learned && matches!(entry.state, FlowState::Active(_));
+                // A rule that was learned while the controller was being asked stays: the flow has its way already.
+                if let Some(flow) = flow
+                    && !self.exact.get_mut(flow).is_some_and(learned)
+                {
                     self.activate(flow, rule.action, false);
                 }
             }
@@ -302,31 +316,46 @@ impl Forwarder {
         }
     }
 
+    /// Sends a piece of what is installed, and leaves room in the ring for what is owed.
     fn continue_read_back(&mut self) {
         let Some(mut at) = self.controller.read_back else { return };
-        for _ in 0..READ_BACK_PER_POLL.min(self.controller.room().saturating_sub(OWED)) {
-            if let Some((entry, next)) = self.exact.next_from(at.exact_from) {
-                at.exact_from = next;
-                if let FlowState::Active(action) = entry.state {
-                    let idle_ms = (self.now_ns.saturating_sub(entry.last_ns) / 1_000_000).min(u64::from(u32::MAX));
-                    let event = Event::Exact {
-                        rule: shm::rules::ExactRule { key: entry.key, action },
-                        learned: entry.learned,
-                        packets: entry.packets,
-                        bytes: entry.bytes,
-                        idle_ms: idle_ms as u32,
-                    };
+        for _ in 0..READ_BACK_PER_POLL {
+            if self.controller.room() <= OWED {
+                break;
+            }
+            if let Some(place) = self.exact.at(at.exact_from) {
+                at.exact_from += 1;
+                if let Some(event) = place.and_then(|entry| installed(entry, self.now_ns)) {
                     self.controller.send(&event);
                 }
-            } else if let Some(rule) = self.tags.nth(at.tags_from) {
-                at.tags_from += 1;
-                self.controller.send(&Event::TagInstalled(rule));
-            } else {
+                continue;
+            }
+            let from = *at.tags_from.get_or_insert_with(|| {
+                self.controller.tags_to_read_back.clear();
+                self.controller.tags_to_read_back.extend(self.tags.iter());
+                0
+            });
+            let Some(&rule) = self.controller.tags_to_read_back.get(from) else {
                 self.controller.owe(Event::ReadBackDone(at.number));
                 self.controller.read_back = None;
                 return;
-            }
+            };
+            at.tags_from = Some(from + 1);
+            self.controller.send(&Event::TagInstalled(rule));
         }
         self.controller.read_back = Some(at);
     }
+}
+
+/// An entry as it is read back; none if it has no rule.
+fn installed(entry: &FlowEntry, now_ns: u64) -> Option<Event> {
+    let FlowState::Active(action) = entry.state else { return None };
+    let idle_ms = (now_ns.saturating_sub(entry.last_ns) / 1_000_000).min(u64::from(u32::MAX));
+    Some(Event::Exact {
+        rule: ExactRule { key: entry.key, action },
+        learned: entry.learned,
+        packets: entry.packets,
+        bytes: entry.bytes,
+        idle_ms: idle_ms as u32,
+    })
 }

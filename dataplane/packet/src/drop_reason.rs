@@ -57,8 +57,6 @@ drop_reasons! {
     LinkLocal = "link-local", Absorbed;
     /// A frame for another station, or underlay traffic that is not VXLAN.
     NotForUs = "not-for-us", Absorbed;
-    /// A copy of a packet's headers that told another lcore of a flow.
-    LearnCopy = "learn-copy", Absorbed;
 
     /// The frame ends before its headers do.
     Truncated = "truncated", BadPacket;
@@ -106,8 +104,6 @@ drop_reasons! {
     RingFull = "ring-full", Capacity;
     /// The port took no more packets.
     TxFull = "tx-full", Capacity;
-    /// The mempool has no mbuf left.
-    MempoolEmpty = "mempool-empty", Capacity;
     /// The exact table is full.
     FlowTableFull = "flow-table-full", Capacity;
     /// The flow, or the lcore, already has as many parked packets as it may.

@@ -105,7 +105,7 @@ pub trait NetworkFunction: Send {
         Vec::new()
     }
 
-    /// Writes the present values, as many as `values` holds; called between bursts, about once a second.
+    /// Writes the present values, as many as `values` holds; called between bursts, twice a second.
     fn read_counters(&self, _values: &mut [u64]) {}
 
     /// Forgets what timed out; called between bursts, so each call should do a bounded piece of work.

@@ -182,7 +182,7 @@ pub struct Limits {
     pub udp_idle_s: u32,
     /// The same for ICMP and the rest, s.
     pub other_idle_s: u32,
-    /// Entries of a ring between lcores; a power of two.
+    /// Entries of a ring between lcores; a power of two above `parked`, since parked packets may all leave at once.
     pub ring: u32,
     /// Mbufs of the host's mempool.
     pub mbufs: u32,
@@ -200,7 +200,7 @@ impl Default for Limits {
             tcp_closing_s: 15,
             udp_idle_s: 60,
             other_idle_s: 15,
-            ring: 1_024,
+            ring: 4_096,
             mbufs: 16_383,
         }
     }
