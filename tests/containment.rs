@@ -90,3 +90,31 @@ fn a_panicking_function_is_contained() {
     assert_eq!(bed.host.dataplane_pid(), dataplane, "the process lived on");
     bed.stop();
 }
+
+/// Breaks if a panic between packets takes the lcore's thread along: nobody would report it, and its mbufs would stay.
+#[test]
+fn a_panic_between_packets_is_contained_too() {
+    for call in ["expire", "counters"] {
+        let tripwire = format!(
+            "    nfs:
+      wire: {{function: tripwire, config: {{panic_on_port: {TRIP}, panic_in: {call}}}}}
+    instances:
+      - {{nf: wire, host: host1, cpu: 1}}
+    chains:
+      wired: {{from: clients, to: servers, select: {{protocol: udp}}, through: [wire]}}
+"
+        );
+        let tenants = tenant("acme", 100, "host: host1, port: left", "host: host1, port: right", &tripwire);
+        let bed = OneHost::start_on(HostEntry::new("host1").vtep("192.0.2.1/24"), &tenants, |_, _| ());
+        let dataplane = bed.host.dataplane_pid();
+        let socket = udp(&bed.ends.client, CLIENT[0], 0);
+        socket.send_to(b"boom", at(SERVER[0], TRIP)).expect("a datagram");
+        until(&format!("the panic in {call} is reported"), || {
+            let rows = bed.host.instances();
+            let state = rows.iter().find(|row| row.instance == "acme/wire/1").map(|row| row.state);
+            (state == Some(InstanceState::Failed)).then_some(())
+        });
+        assert_eq!(bed.host.dataplane_pid(), dataplane, "the process lived on");
+        bed.stop();
+    }
+}
