@@ -346,6 +346,10 @@ impl Server {
                 ("rx_bytes", sum(|port| port.rx_bytes)),
                 ("tx_packets", sum(|port| port.tx_packets)),
                 ("tx_bytes", sum(|port| port.tx_bytes)),
+                ("rx_missed", sum(|port| port.rx_missed)),
+                ("rx_errors", sum(|port| port.rx_errors)),
+                ("tx_errors", sum(|port| port.tx_errors)),
+                ("link_up", sum(|port| port.link_up)),
             ];
             rows.push(row(CounterKind::Port, port.name.clone(), values));
         }
