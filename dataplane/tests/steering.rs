@@ -41,6 +41,7 @@ fn a_flow_goes_there_and_back_and_every_packet_is_accounted_for() {
     an_unanswered_flow_times_out(&mut rig);
     a_rejected_flow_is_dropped_without_asking_again(&mut rig);
     unsound_frames_are_counted_by_reason(&mut rig);
+    a_late_no_does_not_undo_what_was_learned(&mut rig);
     idle_flows_expire(&mut rig);
     rig.finish();
 }
@@ -155,6 +156,32 @@ fn unsound_frames_are_counted_by_reason(rig: &mut Rig) {
     let error = headers::parse(&told[0]).unwrap();
     assert!(error.quoted_l3.is_some());
     rig.events(IO);
+}
+
+/// The server's packet misses before the client's own makes the flow known: the controller's answer to it comes too late.
+fn a_late_no_does_not_undo_what_was_learned(rig: &mut Rig) {
+    rig.from_client(&request(1_010, b"which address?"));
+    rig.poll();
+    assert_eq!((rig.answer_misses(), rig.answer_misses()), (1, 1));
+    let (_, sent) = rig.answer_arp(true);
+    let sent = sent.into_iter().chain(rig.to_server()).next_back().expect("the client's packet");
+    let mangled = headers::parse(&sent).unwrap().five_tuple.source;
+    let early = build::udp(server(), SocketAddr::new(mangled, 1_011), b"early");
+    rig.from_server(&early);
+    rig.poll();
+    let misses = rig.events(IO);
+    let Some(Event::FlowMiss { key, .. }) = misses.first().copied() else { panic!("{misses:?}") };
+    rig.from_client(&request(1_011, b"mine"));
+    rig.poll();
+    assert_eq!((rig.answer_misses(), rig.answer_misses()), (1, 1));
+    rig.update(IO, &[Update::RejectFlow(key)]);
+    rig.poll();
+    rig.from_server(&build::udp(server(), SocketAddr::new(mangled, 1_011), b"later"));
+    rig.poll();
+    let (_, back) = rig.answer_arp(false);
+    let back: Vec<_> = back.into_iter().chain(rig.to_client()).map(|frame| payload(&frame).to_vec()).collect();
+    assert_eq!(back, [b"early".to_vec(), b"later".to_vec()], "parked, then learned, and not undone");
+    rig.to_server();
 }
 
 fn idle_flows_expire(rig: &mut Rig) {
