@@ -106,7 +106,12 @@ fn tag(value: u8) -> Tag {
 
 impl Rig {
     pub fn new(limits: Limits) -> Self {
-        let launch = launch(Limits { mbufs: 4_095, ..limits });
+        Self::with(launch(limits))
+    }
+
+    /// The rig with another launch document; its ports must still be `left` and `right`.
+    pub fn with(mut launch: Launch) -> Self {
+        launch.limits.mbufs = 4_095;
         let eal = Eal::init(eal_config(&launch).unwrap()).unwrap();
         let mut devices = OpenDevices::new();
         let mut ends = Vec::new();
@@ -168,6 +173,11 @@ impl Rig {
 
     pub fn from_server(&self, frame: &[u8]) {
         self.feed(&self.server, IO + 1, frame, SERVER_MAC);
+    }
+
+    /// The address of the client's (0) or the server's (1) port.
+    pub fn mac(&self, port: usize) -> MacAddr {
+        self.macs[port]
     }
 
     fn feed(&self, ends: &RingPortEnds<Meta>, port: usize, frame: &[u8], source: MacAddr) {
