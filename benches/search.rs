@@ -8,14 +8,16 @@
 use crate::plan::SearchPlan;
 use crate::report::{LimitedBy, SearchPass, Trial};
 
-/// A sender that reached less than this part of the rate was late.
+/// A sender that reached less than this part of the rate was late, unless so few flows were due that chance explains it.
 const KEPT_PACE: f64 = 0.98;
+/// Standard deviations of a Poisson count that are still chance.
+const CHANCE: f64 = 2.0;
 
 impl Trial {
     fn verdict(&self) -> Option<LimitedBy> {
         if self.lost > 0 {
             Some(LimitedBy::Loss)
-        } else if self.achieved_per_s < self.rate_per_s * KEPT_PACE && self.flows > 100 {
+        } else if self.achieved_per_s < self.rate_per_s * (KEPT_PACE - CHANCE / (self.flows.max(1) as f64).sqrt()) {
             Some(LimitedBy::Sender)
         } else {
             None

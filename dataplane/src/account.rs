@@ -3,6 +3,8 @@
 //! One writer per block, so a count is a load and a store without a lock. A capture copies a packet as it enters or leaves
 //! an element; when the capture ring is full the copy is counted as missed and the packet goes on.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use packet::{DropReason, VportId};
 use shm::capture::{CaptureHeader, CaptureProducer, CaptureSide};
 use shm::counters::{CountersWriter, MAX_VPORTS};
@@ -11,7 +13,6 @@ use shm::counters::{CountersWriter, MAX_VPORTS};
 pub struct Account {
     /// The shared block.
     pub counters: CountersWriter,
-    clock_offset_ns: i64,
     ring: Option<CaptureProducer>,
     snap: Vec<Option<u16>>,
     active: usize,
@@ -20,10 +21,9 @@ pub struct Account {
 }
 
 impl Account {
-    /// Counts into this block; nothing is captured until somebody asks. `clock_offset_ns` is real time minus the monotonic
-    /// clock.
-    pub fn new(counters: CountersWriter, clock_offset_ns: i64) -> Self {
-        Self { counters, clock_offset_ns, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false }
+    /// Counts into this block; nothing is captured until somebody asks.
+    pub fn new(counters: CountersWriter) -> Self {
+        Self { counters, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false }
     }
 
     /// Counts packets that ended here.
@@ -40,33 +40,34 @@ impl Account {
     }
 
     /// A packet goes into the element at `vport`.
-    pub fn enter(&mut self, vport: VportId, frame: &[u8], now_ns: u64) {
+    pub fn enter(&mut self, vport: VportId, frame: &[u8]) {
         if let Some(counters) = self.counters.vports.get(usize::from(vport.0)) {
             counters.in_packets.add(1);
             counters.in_bytes.add(frame.len() as u64);
         }
         if self.active > 0 {
-            self.copy(vport, CaptureSide::In, frame, now_ns);
+            self.copy(vport, CaptureSide::In, frame);
         }
     }
 
     /// A packet comes out of the element at `vport`.
-    pub fn leave(&mut self, vport: VportId, frame: &[u8], now_ns: u64) {
+    pub fn leave(&mut self, vport: VportId, frame: &[u8]) {
         if let Some(counters) = self.counters.vports.get(usize::from(vport.0)) {
             counters.out_packets.add(1);
             counters.out_bytes.add(frame.len() as u64);
         }
         if self.active > 0 {
-            self.copy(vport, CaptureSide::Out, frame, now_ns);
+            self.copy(vport, CaptureSide::Out, frame);
         }
     }
 
-    fn copy(&mut self, vport: VportId, side: CaptureSide, frame: &[u8], now_ns: u64) {
+    fn copy(&mut self, vport: VportId, side: CaptureSide, frame: &[u8]) {
         let Some(snap) = self.snap.get(usize::from(vport.0)).copied().flatten() else { return };
         let Some(ring) = &mut self.ring else { return };
         self.copied = true;
         let kept = frame.get(..usize::from(snap)).unwrap_or(frame);
-        let realtime_ns = now_ns.wrapping_add_signed(self.clock_offset_ns);
+        // Not the lcore's own clock: its rate is rounded, so that it would drift from the kernel's by seconds an hour.
+        let realtime_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         let header = CaptureHeader { vport, side, original_length: frame.len() as u32, realtime_ns };
         match ring.push(&header, kept) {
             Ok(true) => {}
@@ -106,12 +107,12 @@ mod tests {
     fn a_copied_packet_asks_once_for_the_controller_to_be_woken() {
         let (_counters, mut writers) = counters::create(1).unwrap();
         let (_fds, mut lcores) = link::create(1).unwrap();
-        let mut account = Account::new(writers.remove(0), 0);
+        let mut account = Account::new(writers.remove(0));
         account.attach(lcores.remove(0).captures);
         account.capture(VportId(3), Some(64));
-        account.enter(VportId(2), &[0; 60], 1);
+        account.enter(VportId(2), &[0; 60]);
         assert!(!account.take_copied(), "nobody captures there");
-        account.enter(VportId(3), &[0; 60], 2);
+        account.enter(VportId(3), &[0; 60]);
         assert!(account.take_copied(), "captures bring no event with them that would wake the controller");
         assert!(!account.take_copied());
     }

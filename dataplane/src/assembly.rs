@@ -148,8 +148,7 @@ impl Assembly {
         let ports = open_ports(eal, launch, &mempools, &sockets, devices)?;
         let (counters, writers) = counters::create(launch.lcores.len())?;
         let hello = report::hello(launch, eal, &ports, &sockets, &functions);
-        let offset = hello.clock_offset_ns;
-        let (sites, mailboxes) = sites(eal, launch, &topology, &mempools, &sockets, writers, offset)?;
+        let (sites, mailboxes) = sites(eal, launch, &topology, &mempools, &sockets, writers)?;
         let lcores = assemble(launch, sites, ports, functions);
         Ok(Self { hello, counters, mailboxes, lcores, mempools: mempools.into_values().collect() })
     }
@@ -291,7 +290,6 @@ fn sites(
     mempools: &BTreeMap<i32, Mempool>,
     sockets: &[SocketId],
     writers: Vec<CountersWriter>,
-    clock_offset_ns: i64,
 ) -> Result<(Vec<Site>, Vec<Mailbox>), LaunchError> {
     let mut producers: Vec<RingProducer> = Vec::new();
     let mut consumers = Vec::new();
@@ -308,7 +306,7 @@ fn sites(
             Forwarder::new(
                 Arc::clone(topology),
                 Outlets::new(polls_ports.then_some(index), producers.clone(), local),
-                Account::new(writer, clock_offset_ns),
+                Account::new(writer),
                 ControllerPort::new(Arc::clone(&mailboxes[index]), launch.limits.tag_rules),
                 mempools[&sockets[index].0].clone(),
                 &launch.limits,

@@ -35,7 +35,7 @@ impl IoLcore {
         };
         let dscp = mbuf.meta().dscp;
         headers::set_dscp(mbuf.data_mut(), &mut found, dscp);
-        self.forwarder.account.enter(vport, mbuf.data(), self.forwarder.now_ns);
+        self.forwarder.account.enter(vport, mbuf.data());
         let Some(endpoint) = self.forwarder.topology.endpoint(vport) else {
             return self.forwarder.end(mbuf, DropReason::NoSuchVport);
         };
@@ -45,7 +45,7 @@ impl IoLcore {
 
     /// Between elements on two hosts.
     pub(crate) fn to_host(&mut self, vtep: IpAddr, mbuf: Mbuf) {
-        self.forwarder.account.enter(VportId::TUNNEL, mbuf.data(), self.forwarder.now_ns);
+        self.forwarder.account.enter(VportId::TUNNEL, mbuf.data());
         let vni = mbuf.meta().vni;
         self.encapsulate(vtep, vni, mbuf);
     }

@@ -59,7 +59,7 @@ impl IoLcore {
             return self.forwarder.end(mbuf, DropReason::Oversized);
         }
         trim_padding(&mut mbuf, &found);
-        self.forwarder.account.leave(vport, mbuf.data(), self.forwarder.now_ns);
+        self.forwarder.account.leave(vport, mbuf.data());
         if !headers::decrement_ttl(mbuf.data_mut(), &mut found) {
             self.forwarder.reply(vport, &mbuf, &found, |buffer, frame, gateway| {
                 icmp::write_ttl_expired(buffer, frame, &found, gateway)
@@ -125,7 +125,7 @@ impl IoLcore {
         if let Err(reason) = merge_ecn(&mut mbuf, decap.ecn) {
             return self.forwarder.end(mbuf, reason);
         }
-        self.forwarder.account.leave(VportId::TUNNEL, mbuf.data(), self.forwarder.now_ns);
+        self.forwarder.account.leave(VportId::TUNNEL, mbuf.data());
         if !headers::decrement_ttl(mbuf.data_mut(), &mut found) {
             return self.forwarder.end(mbuf, DropReason::TtlExpired);
         }

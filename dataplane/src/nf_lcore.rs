@@ -72,7 +72,7 @@ impl NfLcore {
 
     /// What happens before the NF sees a packet; at a mangler this is the end of a subchain.
     fn arrive(&mut self, mbuf: &Mbuf) -> Result<Headers, DropReason> {
-        self.forwarder.account.enter(self.vport, mbuf.data(), self.forwarder.now_ns);
+        self.forwarder.account.enter(self.vport, mbuf.data());
         let found = self.forwarder.parse_own(mbuf)?;
         self.forwarder.keep_opposite(self.vport, &found, mbuf)?;
         Ok(found)
@@ -119,7 +119,7 @@ impl NfLcore {
 
     /// Out of the NF: by the tag inside a subchain, by the flow's exact rule where a mangler began a new one.
     fn go_on(&mut self, mbuf: Mbuf, found: Headers) {
-        self.forwarder.account.leave(self.vport, mbuf.data(), self.forwarder.now_ns);
+        self.forwarder.account.leave(self.vport, mbuf.data());
         let meta = *mbuf.meta();
         if !self.mangles {
             return match meta.tag {
