@@ -476,6 +476,10 @@ impl Steering {
                     self.report(Report::NfFailed(vport));
                 }
             }
+            Event::FlowRewritten { key, became } => {
+                let name = self.sessions.plan().part().vport_name(key.vport);
+                tracing::warn!("{name} rewrites flows: {} became {became}", key.five_tuple);
+            }
             // Taken out before.
             Event::FlowMiss { .. } => {}
         }

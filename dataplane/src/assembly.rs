@@ -192,6 +192,7 @@ pub(crate) fn name_of(launch: &Launch, lcore: usize) -> String {
     match &launch.lcores[lcore].role {
         RoleLaunch::Io => "I/O".to_owned(),
         RoleLaunch::Nf(nf) => nf.instance.clone(),
+        RoleLaunch::Spare => "a spare lcore".to_owned(),
     }
 }
 
@@ -231,7 +232,7 @@ fn check_cores(launch: &Launch) -> Result<(), LaunchError> {
 
 fn functions(launch: &Launch) -> Result<Vec<Option<Box<dyn NetworkFunction>>>, LaunchError> {
     let create = |role: &RoleLaunch| match role {
-        RoleLaunch::Io => Ok(None),
+        RoleLaunch::Io | RoleLaunch::Spare => Ok(None),
         RoleLaunch::Nf(nf) => nf::create(&nf.function, &nf.config, &nf.instance)
             .map(Some)
             .map_err(|problem| LaunchError::Function { instance: nf.instance.clone(), problem }),

@@ -69,6 +69,7 @@ fn listen_to(controller: &mut Option<ControlStream>, poll: &Poll) -> Option<Ende
                 return Some(Ended { reason: "the controller said so".to_owned() });
             }
             Ok(Received::Message(Control::Stopping { reason })) => warn!("the controller stops: {reason}"),
+            Ok(Received::Message(_)) => {}
             Ok(Received::Closed) => break "its connection closed".to_owned(),
             Err(error) => break error.to_string(),
         }

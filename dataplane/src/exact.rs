@@ -335,6 +335,7 @@ mod tests {
 
     fn action() -> ExactAction {
         ExactAction {
+            vni: packet::Vni::new(1).unwrap(),
             tag: packet::Tag::new(1).unwrap(),
             direction: packet::Direction::Forward,
             next: shm::rules::Next::Vport(VportId(2)),

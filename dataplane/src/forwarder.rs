@@ -222,7 +222,7 @@ impl Forwarder {
                 self.refresh(&opposite(found.five_tuple), found);
                 Ok(())
             }
-            Delivery::Learn(head) => self.learn(opposite(found.five_tuple), head, found),
+            Delivery::Learn(head) => self.learn(opposite(found.five_tuple), head, meta.vni, found),
         }
     }
 
@@ -234,8 +234,9 @@ impl Forwarder {
         }
     }
 
-    fn learn(&mut self, key: FlowKey, head: ReverseHead, found: &Headers) -> Result<(), DropReason> {
+    fn learn(&mut self, key: FlowKey, head: ReverseHead, vni: Vni, found: &Headers) -> Result<(), DropReason> {
         let action = ExactAction {
+            vni,
             tag: head.tag,
             direction: Direction::Reverse,
             next: head.next,

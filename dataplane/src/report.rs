@@ -45,7 +45,7 @@ fn lcore_report(
 ) -> LcoreReport {
     let spec = &launch.lcores[index];
     let nf = match &spec.role {
-        RoleLaunch::Io => None,
+        RoleLaunch::Io | RoleLaunch::Spare => None,
         RoleLaunch::Nf(nf) => Some(nf),
     };
     let counters = function.as_ref().map(|function| function.counters()).unwrap_or_default();
@@ -55,7 +55,11 @@ fn lcore_report(
         cpu_shared: shares_cpu(launch, index),
         socket: known(socket),
         mempool_socket: known(socket),
-        role: if nf.is_some() { LcoreRole::Nf } else { LcoreRole::Io },
+        role: match spec.role {
+            RoleLaunch::Io => LcoreRole::Io,
+            RoleLaunch::Nf(_) => LcoreRole::Nf,
+            RoleLaunch::Spare => LcoreRole::Spare,
+        },
         instance: nf.map(|nf| nf.instance.clone()),
         vport: nf.map(|nf| nf.vport),
         nf_counters: counters.into_iter().map(|counter| counter.name).collect(),
@@ -120,6 +124,7 @@ mod tests {
     fn launch() -> Launch {
         let nf = NfLaunch {
             vport: packet::VportId(3),
+            vni: packet::Vni::new(1).unwrap(),
             instance: "acme/edge/1".to_owned(),
             function: "passthrough".to_owned(),
             config: serde_json::Value::Null,

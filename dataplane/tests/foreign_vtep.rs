@@ -45,6 +45,7 @@ fn congestion_on_the_underlay_is_seen_by_the_endpoint() {
         peers: Vec::new(),
         udp_port: vxlan::UDP_PORT,
         vnis: Vec::new(),
+        encapsulation: Default::default(),
     });
     let mut rig = Rig::with(launch);
     let send = |rig: &mut Rig, inner, outer| {
@@ -55,6 +56,7 @@ fn congestion_on_the_underlay_is_seen_by_the_endpoint() {
     send(&mut rig, Ecn::Ect0, Ecn::Ce);
     let Some(Event::FlowMiss { key, .. }) = rig.events(IO).first().copied() else { panic!("no miss") };
     let action = ExactAction {
+        vni: rig::vni(),
         tag: Tag::new(1).unwrap(),
         direction: Direction::Forward,
         next: Next::Vport(SERVERS),

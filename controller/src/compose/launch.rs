@@ -99,6 +99,7 @@ fn nf_launch(tenant: &Tenant, instance: usize, vport: VportId, name: &str) -> Lc
     let nf = &tenant.nfs[instance.nf];
     let role = NfLaunch {
         vport,
+        vni: tenant.vni,
         instance: name.to_owned(),
         function: nf.function.clone(),
         config: instance.config.clone(),
@@ -170,6 +171,7 @@ fn tunnel(config: &Config, host_index: usize) -> Option<TunnelLaunch> {
         peers,
         udp_port: underlay.udp_port,
         vnis: config.tenants.iter().filter(here).map(|tenant| tenant.vni).collect(),
+        encapsulation: Default::default(),
     })
 }
 

@@ -170,7 +170,7 @@ impl Planner<'_> {
             reverse: numbers.reverse,
             mtu_forward: mtu,
             mtu_reverse: mtu,
-            action: unset_action(numbers.id, numbers.forward),
+            action: unset_action(numbers.id, tenant.vni, numbers.forward),
             elements,
         });
         let index = self.plan.paths.len() - 1;
@@ -180,9 +180,9 @@ impl Planner<'_> {
 }
 
 /// Until the rules are made.
-fn unset_action(path: PathId, tag: Tag) -> ExactAction {
+fn unset_action(path: PathId, vni: packet::Vni, tag: Tag) -> ExactAction {
     let next = Next::Vport(packet::VportId::TUNNEL);
-    ExactAction { tag, direction: Direction::Forward, next, delivery: Delivery::None, path, path_mtu: 0 }
+    ExactAction { vni, tag, direction: Direction::Forward, next, delivery: Delivery::None, path, path_mtu: 0 }
 }
 
 fn too_many_paths(problems: &mut Problems, tenant: &Tenant, chain: &Chain, count: Option<usize>) {

@@ -33,6 +33,7 @@ pub(super) fn make(config: &Config, path: &mut InstancePath, hosts: &mut [HostPa
         path_mtu: path.mtu_reverse,
     });
     let action = ExactAction {
+        vni: path.vni,
         tag: path.forward,
         direction: Direction::Forward,
         next: next(config, forward[0], forward[1]),

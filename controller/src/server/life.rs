@@ -296,7 +296,7 @@ impl Server {
                 Ok(Received::Message(Control::Stopping { reason })) => {
                     self.note(format!("dataplane {pid} ends: {reason}"))
                 }
-                Ok(Received::Message(Control::Shutdown)) => {}
+                Ok(Received::Message(_)) => {}
                 Ok(Received::Closed) => break,
                 Err(error) => {
                     self.note(format!("dataplane {pid}: {error}"));

@@ -84,7 +84,7 @@ fn hello(launch: Launch) -> Hello {
     let report = |(index, lcore): (usize, &shm::launch::LcoreLaunch)| {
         let nf = match &lcore.role {
             RoleLaunch::Nf(nf) => Some(nf),
-            RoleLaunch::Io => None,
+            RoleLaunch::Io | RoleLaunch::Spare => None,
         };
         LcoreReport {
             index,
@@ -92,7 +92,11 @@ fn hello(launch: Launch) -> Hello {
             cpu_shared: false,
             socket: Some(0),
             mempool_socket: Some(0),
-            role: if nf.is_some() { LcoreRole::Nf } else { LcoreRole::Io },
+            role: match lcore.role {
+                RoleLaunch::Io => LcoreRole::Io,
+                RoleLaunch::Nf(_) => LcoreRole::Nf,
+                RoleLaunch::Spare => LcoreRole::Spare,
+            },
             instance: nf.map(|nf| nf.instance.clone()),
             vport: nf.map(|nf| nf.vport),
             nf_counters: nf.map(|_| vec!["passed".to_owned()]).unwrap_or_default(),

@@ -62,6 +62,8 @@ pub enum LcoreRole {
     Io,
     /// Runs one NF instance.
     Nf,
+    /// Runs nothing yet.
+    Spare,
 }
 
 /// A port as it came to be.
@@ -86,9 +88,27 @@ pub struct PortReport {
 }
 
 /// What may pass on the socket after the Hello.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "control", rename_all = "snake_case")]
 pub enum Control {
+    /// Controller → dataplane: become what this document says without a stop. Functions, endpoints and the tunnel's networks
+    /// and peers may differ from what runs; memory, ports, limits and the number of lcores may not.
+    Reconfigure {
+        /// The whole document.
+        launch: Box<Launch>,
+    },
+    /// Dataplane → controller: the document is in force.
+    Reconfigured {
+        /// The lcores as they are now.
+        lcores: Vec<LcoreReport>,
+        /// What an operator should know now.
+        warnings: Vec<String>,
+    },
+    /// Dataplane → controller: the document is refused, nothing changed.
+    NotReconfigured {
+        /// Why, in words.
+        reason: String,
+    },
     /// Controller → dataplane: end in order, drain and free everything.
     Shutdown,
     /// Dataplane → controller: I end in order; the end of the stream follows.

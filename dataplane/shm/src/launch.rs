@@ -62,6 +62,8 @@ pub enum RoleLaunch {
     Io,
     /// Runs one NF instance.
     Nf(NfLaunch),
+    /// Runs nothing yet; an NF instance may be started on it later, on any CPU.
+    Spare,
 }
 
 /// One NF instance.
@@ -70,6 +72,8 @@ pub enum RoleLaunch {
 pub struct NfLaunch {
     /// Its vport.
     pub vport: VportId,
+    /// Its tenant's network: the one that its flow keys carry, whichever network a path's tags belong to.
+    pub vni: Vni,
     /// `firewall/1`.
     pub instance: String,
     /// The kind's implementation in the `nf` crate: `firewall`.
@@ -158,6 +162,20 @@ pub struct TunnelLaunch {
     pub udp_port: u16,
     /// VNIs that may arrive from the peers.
     pub vnis: Vec<Vni>,
+    /// How packets travel between the hosts.
+    #[serde(default)]
+    pub encapsulation: Encapsulation,
+}
+
+/// How packets travel between Towpath hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encapsulation {
+    /// Ethernet in VXLAN (RFC 7348); the tag travels in the inner DSCP.
+    #[default]
+    Vxlan,
+    /// A network service header (RFC 8300) between the inner Ethernet header and the packet; the tag travels in it.
+    Nsh,
 }
 
 /// Table sizes and times.

@@ -7,15 +7,16 @@
 //!  byte 1..   the body of that kind (`wire`), packed, integers little-endian; the rest is zeros and not looked at
 //!
 //!  kind  update        body                      kind  event         body
-//!  0x01  InsertExact   key 45, action 57         0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
+//!  0x01  InsertExact   key 45, action 61         0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
 //!  0x02  RemoveExact   key 45                    0x82  FlowExpired   key 45, path 4, packets 8, bytes 8
 //!  0x03  RejectFlow    key 45                    0x83  Committed     epoch 8
 //!  0x04  InsertTag     key 9, action 56          0x84  Refused       epoch 8, reason 1
-//!  0x05  RemoveTag     key 9                     0x85  Exact         key 45, action 57, packets 8, bytes 8,
+//!  0x05  RemoveTag     key 9                     0x85  Exact         key 45, action 61, packets 8, bytes 8,
 //!  0x06  Commit        epoch 8                                       idle_ms 4, learned 1
 //!  0x07  ReadBack      number 4                  0x86  TagInstalled  key 9, action 56
 //!  0x08  StartCapture  vport 2, snap 2           0x87  ReadBackDone  number 4
 //!  0x09  StopCapture   vport 2                   0x88  NfFailed      vport 2
+//!                                             0x89  FlowRewritten key 45, key 45
 //! ```
 //!
 //! Kind 0 is a slot that was never written. The two ranges are apart, so that an event in an update ring is refused.
@@ -30,11 +31,11 @@ mod wire;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::rules::{Epoch, Event, ExactRule, Refusal, TagRule, Update};
-use packet::{PathId, VportId};
+use packet::{FlowKey, PathId, VportId};
 
 use wire::{
-    EpochBody, ExactBody, ExactEventBody, ExpiredBody, KeyBody, MissBody, NumberBody, RefusedBody, SnapBody, TagBody,
-    TagKeyBody, VportBody,
+    EpochBody, ExactBody, ExactEventBody, ExpiredBody, KeyBody, MissBody, NumberBody, RefusedBody, RewrittenBody,
+    SnapBody, TagBody, TagKeyBody, VportBody,
 };
 
 /// Words of a slot.
@@ -166,6 +167,7 @@ mod kind {
     pub const TAG_INSTALLED: u8 = 0x86;
     pub const READ_BACK_DONE: u8 = 0x87;
     pub const NF_FAILED: u8 = 0x88;
+    pub const FLOW_REWRITTEN: u8 = 0x89;
 }
 
 impl Message for Update {
@@ -233,6 +235,10 @@ impl Message for Event {
             Self::TagInstalled(rule) => slot.put(kind::TAG_INSTALLED, TagBody::from(rule)),
             Self::ReadBackDone(number) => slot.put(kind::READ_BACK_DONE, NumberBody { number: (*number).into() }),
             Self::NfFailed(vport) => slot.put(kind::NF_FAILED, VportBody { vport: vport.0.into() }),
+            Self::FlowRewritten { key, became } => {
+                let after = FlowKey { five_tuple: *became, ..*key };
+                slot.put(kind::FLOW_REWRITTEN, RewrittenBody { before: key.into(), after: (&after).into() });
+            }
         }
     }
 
@@ -266,6 +272,11 @@ impl Message for Event {
             kind::TAG_INSTALLED => Self::TagInstalled(TagRule::try_from(slot.body::<TagBody>())?),
             kind::READ_BACK_DONE => Self::ReadBackDone(slot.body::<NumberBody>().number.get()),
             kind::NF_FAILED => Self::NfFailed(VportId(slot.body::<VportBody>().vport.get())),
+            kind::FLOW_REWRITTEN => {
+                let body: RewrittenBody = slot.body();
+                let after = FlowKey::try_from(body.after)?;
+                Self::FlowRewritten { key: body.before.try_into()?, became: after.five_tuple }
+            }
             unknown => return Err(DecodeError::UnknownKind(unknown)),
         })
     }

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use packet::{Direction, FlowKey, PathId, Tag, Vni, VportId};
+use packet::{Direction, FiveTuple, FlowKey, PathId, Tag, Vni, VportId};
 use serde::{Deserialize, Serialize};
 
 /// Where a packet goes after a rule matched.
@@ -38,7 +38,8 @@ pub enum Delivery {
 }
 
 /// The exact rule that a forward end makes for the flow's answers; no direction, learned rules always run in reverse, and
-/// they always end with [`Delivery::Refresh`] if their first hop is already the reverse end (`ends_here`).
+/// they always end with [`Delivery::Refresh`] if their first hop is already the reverse end (`ends_here`). Its network is the one
+/// that the packet came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReverseHead {
     /// The tag to set on the answers.
@@ -56,6 +57,8 @@ pub struct ReverseHead {
 /// What an exact rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ExactAction {
+    /// The network that the path's tags belong to; a tenant may have several.
+    pub vni: Vni,
     /// The tag to set.
     pub tag: Tag,
     /// The direction that the tag names.
@@ -86,7 +89,7 @@ pub struct TagKey {
     pub prior: VportId,
     /// At the tunnel, the vport that the inner destination address names; the prior vport again everywhere else.
     pub segment: VportId,
-    /// The tenant's network.
+    /// The path's network.
     pub vni: Vni,
     /// The path and direction.
     pub tag: Tag,
@@ -202,6 +205,13 @@ pub enum Event {
     ReadBackDone(u32),
     /// The NF instance on this lcore panicked; it forwards nothing any more.
     NfFailed(VportId),
+    /// An NF instance that is not declared a mangler has rewritten a flow's identity; said once per instance and second at most.
+    FlowRewritten {
+        /// The flow as it went in, at the instance's vport.
+        key: FlowKey,
+        /// As it came out.
+        became: FiveTuple,
+    },
 }
 
 /// Why a lcore refused a batch.

@@ -67,7 +67,14 @@ fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
 }
 
 fn instance(vport: VportId, function: &str, config: serde_json::Value, mangles: bool) -> LcoreLaunch {
-    let nf = NfLaunch { vport, instance: format!("acme/{function}/1"), function: function.to_owned(), config, mangles };
+    let nf = NfLaunch {
+        vport,
+        vni: vni(),
+        instance: format!("acme/{function}/1"),
+        function: function.to_owned(),
+        config,
+        mangles,
+    };
     LcoreLaunch { cpu: 0, role: RoleLaunch::Nf(nf) }
 }
 
@@ -256,6 +263,7 @@ impl Rig {
         Update::InsertExact(ExactRule {
             key,
             action: ExactAction {
+                vni: vni(),
                 tag: tag(1),
                 direction: Direction::Forward,
                 next: Next::Vport(PASS),
@@ -273,6 +281,7 @@ impl Rig {
         Update::InsertExact(ExactRule {
             key,
             action: ExactAction {
+                vni: vni(),
                 tag: tag(3),
                 direction: Direction::Forward,
                 next: Next::Vport(SERVERS),

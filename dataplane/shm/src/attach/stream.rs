@@ -59,7 +59,7 @@ pub enum StreamError {
 }
 
 /// What [`ControlStream::receive`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Received {
     /// Nothing whole yet; wait until the descriptor is readable.
     Nothing,

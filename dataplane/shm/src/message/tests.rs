@@ -60,10 +60,10 @@ fn delivery() -> impl Strategy<Value = Delivery> {
 }
 
 fn exact_rule() -> impl Strategy<Value = ExactRule> {
-    (flow_key(), tag(), direction(), next(), delivery(), path(), any::<u16>()).prop_map(
-        |(key, tag, direction, next, delivery, path, path_mtu)| ExactRule {
+    (flow_key(), vni(), tag(), direction(), next(), delivery(), path(), any::<u16>()).prop_map(
+        |(key, vni, tag, direction, next, delivery, path, path_mtu)| ExactRule {
             key,
-            action: ExactAction { tag, direction, next, delivery, path, path_mtu },
+            action: ExactAction { vni, tag, direction, next, delivery, path, path_mtu },
         },
     )
 }
@@ -121,6 +121,7 @@ fn event() -> impl Strategy<Value = Event> {
         tag_rule().prop_map(Event::TagInstalled),
         any::<u32>().prop_map(Event::ReadBackDone),
         vport().prop_map(Event::NfFailed),
+        (flow_key(), flow_key()).prop_map(|(key, other)| Event::FlowRewritten { key, became: other.five_tuple }),
     ]
 }
 
@@ -196,6 +197,7 @@ fn example() -> ExactRule {
             five_tuple: FiveTuple { source, destination, source_port: 1, destination_port: 2, protocol: 6 },
         },
         action: ExactAction {
+            vni: Vni::new(0x01_0203).unwrap(),
             tag: Tag::new(5).unwrap(),
             direction: Direction::Forward,
             next: Next::Vport(VportId(4)),
@@ -215,7 +217,8 @@ fn with_byte(offset: usize, byte: u8) -> Result<Update, DecodeError> {
 
 #[test]
 fn each_field_with_a_range_is_checked_at_its_place() {
-    // kind 1, source 17, destination 17, ports 4, vni 4, vport 2, protocol 1, next 20, delivery 29, path 4, mtu 2, tag, direction
+    // kind 1, source 17, destination 17, ports 4, vni 4, vport 2, protocol 1, next 20, delivery 29, path 4, vni 4, mtu 2, tag,
+    // direction
     assert_eq!(with_byte(17, 5), Err(DecodeError::Family(5)));
     assert_eq!(with_byte(17, 6), Err(DecodeError::MixedFamilies));
     assert_eq!(with_byte(34, 0), Err(DecodeError::Family(0)));
@@ -224,9 +227,10 @@ fn each_field_with_a_range_is_checked_at_its_place() {
     assert_eq!(with_byte(46, 1), Err(DecodeError::Family(0)), "a tunnel needs a VTEP");
     assert_eq!(with_byte(66, 3), Err(DecodeError::Delivery(3)));
     assert_eq!(with_byte(66, 1), Err(DecodeError::Tag(0)), "learning needs a tag");
-    assert_eq!(with_byte(101, 64), Err(DecodeError::Tag(64)));
-    assert_eq!(with_byte(102, 2), Err(DecodeError::Direction(2)));
-    assert_eq!(with_byte(103, 0xff), Ok(Update::InsertExact(example())), "behind the body nothing is looked at");
+    assert_eq!(with_byte(102, 1), Err(DecodeError::Vni(0x0101_0203)), "the path's own network");
+    assert_eq!(with_byte(105, 64), Err(DecodeError::Tag(64)));
+    assert_eq!(with_byte(106, 2), Err(DecodeError::Direction(2)));
+    assert_eq!(with_byte(107, 0xff), Ok(Update::InsertExact(example())), "behind the body nothing is looked at");
 }
 
 #[test]

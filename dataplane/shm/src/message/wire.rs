@@ -179,7 +179,7 @@ impl TryFrom<DeliveryBody> for Delivery {
     }
 }
 
-/// [`ExactRule`]: 102 bytes.
+/// [`ExactRule`]: 106 bytes.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct ExactBody {
@@ -187,6 +187,7 @@ pub(super) struct ExactBody {
     next: NextBody,
     delivery: DeliveryBody,
     path: U32,
+    vni: U32,
     path_mtu: U16,
     tag: u8,
     direction: u8,
@@ -200,6 +201,7 @@ impl From<&ExactRule> for ExactBody {
             next: action.next.into(),
             delivery: action.delivery.into(),
             path: action.path.0.into(),
+            vni: action.vni.value().into(),
             path_mtu: action.path_mtu.into(),
             tag: action.tag.dscp(),
             direction: direction_byte(action.direction),
@@ -211,6 +213,7 @@ impl TryFrom<ExactBody> for ExactRule {
     type Error = DecodeError;
     fn try_from(body: ExactBody) -> Result<Self, DecodeError> {
         let action = ExactAction {
+            vni: vni(body.vni)?,
             tag: tag(body.tag)?,
             direction: direction(body.direction)?,
             next: body.next.try_into()?,
@@ -337,6 +340,14 @@ pub(super) struct ExpiredBody {
     pub(super) path: U32,
     pub(super) packets: U64,
     pub(super) bytes: U64,
+}
+
+/// A flow that an NF rewrote: before and after, the second key at the same vport.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RewrittenBody {
+    pub(super) before: KeyBody,
+    pub(super) after: KeyBody,
 }
 
 /// A refused batch.
