@@ -35,8 +35,8 @@ use crate::rules::{Epoch, Event, ExactRule, Refusal, TagRule, Update};
 use packet::{FlowKey, PathId, VportId};
 
 use wire::{
-    AffinityBody, EpochBody, ExactBody, ExactEventBody, ExpiredBody, KeyBody, MissBody, NumberBody, RefusedBody, RewrittenBody,
-    SnapBody, TagBody, TagKeyBody, VportBody,
+    AffinityBody, EpochBody, ExactBody, ExactEventBody, ExpiredBody, KeyBody, MissBody, NumberBody, RefusedBody,
+    RewrittenBody, SnapBody, TagBody, TagKeyBody, VportBody,
 };
 
 /// Words of a slot.
