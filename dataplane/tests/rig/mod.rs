@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod peer;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use dataplane::assembly::{Assembly, OpenDevices, eal_config};
