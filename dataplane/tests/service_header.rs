@@ -4,17 +4,21 @@
 mod rig;
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::Path;
 
 use packet::ethernet::{self, EthernetHeader};
 use packet::nsh::{self, Service};
-use packet::{DropReason, Ecn, MacAddr, build, headers};
+use packet::{Direction, DropReason, Ecn, MacAddr, VportId, build, headers};
 use pcap_file::pcap::PcapReader;
 use rig::peer::{self, PEER, REVERSE, TRANSIT, further, inner};
-use rig::{PASS, PASS_LCORE, Rig, client, server, vni};
+use rig::{IO, PASS, PASS_LCORE, Rig, client, head, hop, server, vni};
 use shm::launch::Encapsulation;
-use shm::rules::Update;
+use shm::rules::{Delivery, Update};
 
+const MANGLER: VportId = VportId(5);
+const MANGLER_LCORE: usize = 3;
+const TO_MANGLER: u8 = 11;
 /// Where an outer UDP source port is in a VXLAN frame over IPv4.
 const OUTER_SOURCE_PORT: std::ops::Range<usize> = 34..36;
 /// Where the inner frame begins, and the service header in it.
@@ -48,7 +52,9 @@ fn assert_frames(heard: &[Vec<u8>], expected: &[Vec<u8>]) {
 
 #[test]
 fn a_service_header_carries_paths_between_hosts() {
-    let mut rig = Rig::with(peer::launch(Encapsulation::Nsh));
+    let mut launch = peer::launch(Encapsulation::Nsh);
+    launch.lcores.push(rig::instance(MANGLER, "mangler", serde_json::json!({ "pool": ["10.9.0.0/24"] }), true));
+    let mut rig = Rig::with(launch);
     rig.join_peer();
     rig.walk_both_networks(Some(Service::START));
     rig.answer_in_its_network(Some(Service::START));
@@ -56,6 +62,7 @@ fn a_service_header_carries_paths_between_hosts() {
     what_arrives_is_delivered_as_scapy_would_read_it(&mut rig);
     what_passes_by_is_a_hop_and_a_function_older(&mut rig);
     inside_the_host_the_tag_is_in_dscp(&mut rig);
+    behind_a_mangler_a_path_begins_anew(&mut rig);
     what_no_standard_allows_is_counted_by_reason(&mut rig);
     a_packet_that_leaves_no_room_for_the_header_ends(&mut rig);
     rig.finish();
@@ -114,6 +121,22 @@ fn inside_the_host_the_tag_is_in_dscp(rig: &mut Rig) {
     }
     assert_eq!(rig.to_peer().len(), 1);
     rig.links[PASS_LCORE].updates.push(&Update::StopCapture(PASS)).unwrap();
+}
+
+/// RFC 8300 section 2.3: where "re-classification results in a new SPI, the (re)classifier is, in effect, the initial classifier".
+fn behind_a_mangler_a_path_begins_anew(rig: &mut Rig) {
+    let forward = (Direction::Forward, Delivery::None);
+    rig.update(IO, &[hop((further(), TO_MANGLER), (VportId::TUNNEL, MANGLER), MANGLER, forward, 5)]);
+    let packet = build::udp(client(1), server(), b"mangled");
+    let late = Service { index: 200, ttl: 40, unassigned: 0 };
+    rig.from_peer(further(), (0, Ecn::NotEct), &inner(&packet, MANGLER, TO_MANGLER, Some(late)));
+    let [key] = rig.misses(MANGLER_LCORE)[..] else { panic!("one miss") };
+    let next = (IpAddr::from(PEER), VportId(12));
+    rig.update(MANGLER_LCORE, &[head(key, (vni(), REVERSE), next, Delivery::None, 6)]);
+    rig.poll();
+    let [carried] = &rig.to_peer()[..] else { panic!("one packet") };
+    assert_eq!(carried.service.map(|header| header.service), Some(Service::START));
+    assert_eq!((carried.outer.vni, carried.tag(), carried.next), (vni(), REVERSE, VportId(12)));
 }
 
 fn what_no_standard_allows_is_counted_by_reason(rig: &mut Rig) {
