@@ -1,6 +1,7 @@
 //! ExactTable: one entry per flow, at the head of a subchain.
 //!
-//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). The entry of a new flow is *pending*
+//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). Its keys have the vport's own network; the
+//! path's is in the rule. The entry of a new flow is *pending*
 //! while the controller is asked; its packets are parked in order and leave when the rule comes.
 //!
 //! Entries live in a slab that is allocated once; an index of slab positions finds them by key. The index has twice the

@@ -9,7 +9,7 @@
 //! 3. Behind a mangler it meets ExactTable again, unless a tag rule leads on: an instance that came to be a mangler while flows
 //!    run keeps theirs on their paths. One that rewrites flows and is no declared mangler is told of.
 //! 4. The end of each subchain keeps the rule that the answers will meet ([`forwarder`]), and checks that it is of the packet's
-//!    own path (`audit`).
+//!    own path ([`audit`]).
 //! 5. To another host it travels in VXLAN, with a service header inside if the hosts are configured so, and 6. at the last host
 //!    it leaves as it came ([`egress`], [`ingress`], [`neighbors`]).
 //!
@@ -19,7 +19,7 @@
 
 pub mod account;
 pub mod assembly;
-mod audit;
+pub mod audit;
 pub mod control;
 pub mod egress;
 pub mod exact;
