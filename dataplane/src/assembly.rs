@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 use dpdk::{Device, Eal, EalConfig, LcoreBinding, MempoolConfig, Port, PortConfig, SocketId, cpu};
-use packet::{NetworkFunction, VportId};
+use packet::NetworkFunction;
 use shm::counters::{self, CountersWriter, MAX_PORTS};
 use shm::hello::Hello;
-use shm::launch::{Attachment, Launch, Limits, PortLaunch, RoleLaunch};
+use shm::launch::{Launch, Limits, PortLaunch, RoleLaunch};
 
 use crate::account::Account;
 use crate::forwarder::Forwarder;
@@ -335,7 +335,6 @@ fn assemble(
             mac: open.port.mac(),
             port: open.port,
             mtu: spec.mtu,
-            endpoints: endpoints_on(launch, &spec.name),
             waiting: Burst::default(),
             stuck_polls: 0,
         });
@@ -356,15 +355,6 @@ fn assemble(
     lcores.collect()
 }
 
-fn endpoints_on(launch: &Launch, name: &str) -> Vec<(Option<u16>, VportId)> {
-    let on_port = |attachment: &Attachment| match attachment {
-        Attachment::Port { port, vlan } if port == name => Some(*vlan),
-        _ => None,
-    };
-    let endpoints = launch.endpoints.iter();
-    endpoints.filter_map(|endpoint| on_port(&endpoint.attachment).map(|vlan| (vlan, endpoint.vport))).collect()
-}
-
 fn tunnel_on(launch: &Launch, ports: &[IoPort]) -> Option<TunnelPort> {
     let tunnel = launch.tunnel.as_ref()?;
     let index = launch.ports.iter().position(|port| port.name == tunnel.port)?;
@@ -373,8 +363,6 @@ fn tunnel_on(launch: &Launch, ports: &[IoPort]) -> Option<TunnelPort> {
         address: tunnel.address.addr(),
         prefix: tunnel.address.trunc(),
         gateway: tunnel.gateway,
-        peers: tunnel.peers.clone(),
         udp_port: tunnel.udp_port,
-        vnis: tunnel.vnis.clone(),
     })
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use dpdk::Port;
 use ipnet::IpNet;
-use packet::{DropReason, MacAddr, Vni, VportId};
+use packet::{DropReason, MacAddr};
 
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
@@ -48,8 +48,6 @@ pub struct IoPort {
     pub mac: MacAddr,
     /// Largest IP packet, bytes.
     pub mtu: u16,
-    /// The endpoints on it, by VLAN (none: untagged).
-    pub endpoints: Vec<(Option<u16>, VportId)>,
     /// What waits to be sent.
     pub waiting: Burst,
     /// Polls in which nothing of it could be sent.
@@ -66,12 +64,8 @@ pub struct TunnelPort {
     pub prefix: IpNet,
     /// The router to VTEPs outside the prefix.
     pub gateway: Option<IpAddr>,
-    /// The other hosts' VTEPs.
-    pub peers: Vec<IpAddr>,
     /// VXLAN's UDP port.
     pub udp_port: u16,
-    /// The tenants' networks.
-    pub vnis: Vec<Vni>,
 }
 
 impl IoLcore {

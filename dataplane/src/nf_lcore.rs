@@ -180,6 +180,7 @@ impl Poll for NfLcore {
     fn poll_once(&mut self, now_ns: u64) -> bool {
         self.forwarder.now_ns = now_ns;
         let mut worked = self.forwarder.serve_controller();
+        self.mangles = self.forwarder.topology.mangles(self.vport).unwrap_or(self.mangles); // it may have changed
         worked |= self.take_ring();
         let account = &mut self.forwarder.account;
         self.forwarder.outlets.flush(|lost| account.count_drop(DropReason::RingFull, lost));

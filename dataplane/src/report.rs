@@ -116,12 +116,12 @@ fn crossings(launch: &Launch, port_sockets: &[Option<u32>], lcore_sockets: &[Opt
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use shm::launch::{EalLaunch, LcoreLaunch, Limits, NfLaunch};
 
     use super::*;
 
-    fn launch() -> Launch {
+    pub(crate) fn launch() -> Launch {
         let nf = NfLaunch {
             vport: packet::VportId(3),
             vni: packet::Vni::new(1).unwrap(),
