@@ -14,6 +14,7 @@ use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf, Task};
 use crate::neighbors::Neighbors;
 use crate::outlets::RingConsumer;
+use crate::updates::Slot;
 
 /// Receives from one queue of a port.
 pub type RxQueue = dpdk::RxQueue<crate::meta::Meta>;
@@ -203,6 +204,10 @@ impl Poll for IoLcore {
 
     fn drain_ring(&mut self) {
         self.forwarder.drain(&mut self.ring);
+    }
+
+    fn vacate(self: Box<Self>) -> Option<Slot> {
+        None
     }
 }
 

@@ -16,6 +16,7 @@ use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf};
 use crate::outlets::RingConsumer;
+use crate::updates::Slot;
 
 /// Packets in a burst.
 const BURST: usize = dpdk::BURST;
@@ -154,7 +155,7 @@ impl NfLcore {
         }
     }
 
-    /// Drops a function that has panicked. Its state may be broken, so that dropping it may panic once more.
+    /// Drops a function that has panicked or ends. Its state may be broken, so that dropping it may panic once more.
     fn discard(&mut self) {
         let failed = self.function.take();
         let _ = catch_unwind(AssertUnwindSafe(move || drop(failed)));
@@ -207,5 +208,11 @@ impl Poll for NfLcore {
 
     fn drain_ring(&mut self) {
         self.forwarder.drain(&mut self.ring);
+    }
+
+    fn vacate(mut self: Box<Self>) -> Option<Slot> {
+        self.discard(); // not here, but in the function, may be what panics
+        let Self { forwarder, ring, .. } = *self;
+        Some(forwarder.vacate(ring))
     }
 }

@@ -8,7 +8,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use dataplane::assembly::{Assembly, OpenDevices, eal_config};
-use dataplane::meta::Meta;
+use dataplane::change::ReconfigureError;
+use dataplane::lcore::{self, Poll};
+use dataplane::meta::{Mempool, Meta};
+use dataplane::roster::{NotStarted, Started};
 use dpdk::{Eal, RingPortConfig, RingPortEnds, SocketId};
 use packet::neighbor::{self, NeighborMessage};
 use packet::{Direction, DropReason, FlowKey, MacAddr, PathId, Tag, Vni, VportId};
@@ -36,9 +39,10 @@ pub struct Rig {
     pub server: RingPortEnds<Meta>,
     pub links: Vec<ControllerLink>,
     pub now_ns: u64,
+    mempool: Mempool,
     macs: Vec<MacAddr>,
     epoch: u64,
-    _eal: Eal,
+    eal: Eal,
 }
 
 pub fn vni() -> Vni {
@@ -66,7 +70,7 @@ fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
     }
 }
 
-fn instance(vport: VportId, function: &str, config: serde_json::Value, mangles: bool) -> LcoreLaunch {
+pub fn instance(vport: VportId, function: &str, config: serde_json::Value, mangles: bool) -> LcoreLaunch {
     let nf = NfLaunch {
         vport,
         vni: vni(),
@@ -135,22 +139,27 @@ impl Rig {
             ends.push(end);
         }
         let assembly = Assembly::build(&eal, &launch, devices).unwrap();
-        let macs = assembly.hello.ports.iter().map(|port| mac(&port.mac)).collect();
+        let macs = assembly.roster.hello.ports.iter().map(|port| mac(&port.mac)).collect();
         let server = ends.pop().unwrap();
         let client = ends.pop().unwrap();
-        let mut rig = Self { assembly, client, server, links: Vec::new(), now_ns: 0, macs, epoch: 0, _eal: eal };
+        let mempool = assembly.roster.mempools().next().unwrap().clone();
+        let mut rig = Self { assembly, client, server, links: Vec::new(), now_ns: 0, mempool, macs, epoch: 0, eal };
         rig.attach();
         rig
     }
 
     /// A controller attaches; the one before it, if any, is gone.
     pub fn attach(&mut self) {
-        let (fds, lcores) = link::create(self.assembly.mailboxes.len()).unwrap();
-        for (mailbox, link) in self.assembly.mailboxes.iter().zip(lcores) {
-            mailbox.force_push(link);
+        let (fds, lcores) = link::create(self.assembly.roster.mailboxes.len()).unwrap();
+        for (mailbox, link) in self.assembly.roster.mailboxes.iter().zip(lcores) {
+            mailbox.leave_link(link);
         }
         self.links = link::open(fds).unwrap().0;
         self.poll();
+    }
+
+    fn running(&mut self) -> impl Iterator<Item = &mut Box<dyn Poll>> {
+        self.assembly.lcores.iter_mut().flatten()
     }
 
     /// Polls every lcore until a round finds nothing to do.
@@ -158,12 +167,60 @@ impl Rig {
         for _ in 0..1_000 {
             self.now_ns += 1_000;
             let now_ns = self.now_ns;
-            let worked = self.assembly.lcores.iter_mut().fold(false, |any, lcore| lcore.poll_once(now_ns) | any);
+            let worked = self.running().fold(false, |any, lcore| lcore.poll_once(now_ns) | any);
             if !worked {
                 return;
             }
         }
         panic!("the lcores never come to rest");
+    }
+
+    /// Becomes what this document says, as the threads of a launched dataplane would; the lcores are polled in between, all in
+    /// turn, so that those that end still work while the others move. An instance is polled at every step that it runs at.
+    pub fn reconfigure(&mut self, wanted: Launch) -> Result<(), ReconfigureError> {
+        let Assembly { roster, lcores } = &mut self.assembly;
+        let mut prepared = roster.prepare(&self.eal, wanted)?;
+        let (mut started, mut refused) = (Vec::new(), None);
+        for start in prepared.starts.drain(..) {
+            match start.build() {
+                Ok(made) => started.push(made),
+                Err(NotStarted { lcore, slot, reason }) => {
+                    roster.keep(lcore, slot);
+                    refused = refused.or(Some(reason));
+                }
+            }
+        }
+        if let Some(refused) = refused {
+            started.into_iter().for_each(|Started { lcore, poll, .. }| roster.vacate(lcore, poll));
+            return Err(refused);
+        }
+        let ends = prepared.ends.clone();
+        let staying = roster.switch(prepared, &started);
+        for Started { lcore, poll, .. } in started {
+            lcores[lcore] = Some(poll);
+        }
+        for lcore in staying {
+            assert!(!self.assembly.roster.has_moved(lcore));
+            self.now_ns += 1_000;
+            let now_ns = self.now_ns;
+            self.assembly.lcores[lcore].as_mut().unwrap().poll_once(now_ns);
+            assert!(self.assembly.roster.has_moved(lcore), "one poll is all that it takes");
+        }
+        let ended: Vec<_> = ends.into_iter().map(|end| (end, self.assembly.lcores[end].take().unwrap())).collect();
+        let stopped = ended.into_iter().map(|(end, mut poll)| {
+            lcore::finish(poll.as_mut(), || self.now_ns);
+            poll.let_go();
+            (end, poll)
+        });
+        let stopped: Vec<_> = stopped.collect();
+        stopped.into_iter().for_each(|(end, poll)| self.assembly.roster.vacate(end, poll));
+        self.assembly.roster.settle();
+        Ok(())
+    }
+
+    /// The document in force, to be changed.
+    pub fn document(&self) -> Launch {
+        self.assembly.roster.hello.launch.clone()
     }
 
     /// Lets time pass.
@@ -195,7 +252,7 @@ impl Rig {
     /// Puts a frame on a link as it is.
     pub fn feed_raw(&self, ends: &RingPortEnds<Meta>, frame: &[u8]) {
         let mut burst = dpdk::Burst::new();
-        assert!(burst.push(self.assembly.mempools[0].alloc_from(frame).unwrap()).is_ok());
+        assert!(burst.push(self.mempool.alloc_from(frame).unwrap()).is_ok());
         assert_eq!(ends.feed[0].enqueue_burst(&mut burst), 1);
     }
 
@@ -309,14 +366,14 @@ impl Rig {
     }
 
     pub fn drops(&self, reason: DropReason) -> u64 {
-        let reader = CountersReader::open(&self.assembly.counters).unwrap();
+        let reader = CountersReader::open(&self.assembly.roster.counters).unwrap();
         reader.snapshots().iter().map(|lcore| lcore.dropped(reason)).sum()
     }
 
     /// received + originated = transmitted + Σ drops + held, and nothing is held once everything is let go.
     pub fn assert_conservation(&mut self) {
         self.poll();
-        let reader = CountersReader::open(&self.assembly.counters).unwrap();
+        let reader = CountersReader::open(&self.assembly.roster.counters).unwrap();
         if let Err(leak) = shm::snapshot::check_conservation(&reader.snapshots()) {
             panic!("{leak}");
         }
@@ -325,17 +382,13 @@ impl Rig {
     /// Ends the dataplane and checks that every mbuf came back.
     pub fn finish(mut self) {
         self.assert_conservation();
-        for lcore in &mut self.assembly.lcores {
-            lcore.let_go();
-        }
-        for lcore in &mut self.assembly.lcores {
-            lcore.drain_ring();
-        }
+        self.running().for_each(|lcore| lcore.let_go());
+        self.running().for_each(|lcore| lcore.drain_ring());
         self.to_client();
         self.to_server();
-        let Assembly { lcores, mempools, .. } = self.assembly;
+        let Assembly { lcores, roster } = self.assembly;
         drop(lcores);
-        for mempool in mempools {
+        for mempool in roster.mempools() {
             assert_eq!(mempool.in_use(), 0, "mbufs are missing");
         }
     }
