@@ -45,7 +45,7 @@ type Build = LcoreHandle<Result<Started, NotStarted>>;
 /// How far a reconfiguration has come.
 enum UnderWay {
     /// New instances are being made; the first reason not to go on is kept until all are done.
-    Making { prepared: Prepared, builds: Vec<Build>, refused: Option<ReconfigureError> },
+    Making { prepared: Box<Prepared>, builds: Vec<Build>, refused: Option<ReconfigureError> },
     /// The new document is in force; lcores move to the new topology.
     Moving { staying: Vec<usize>, ends: Vec<usize> },
     /// Instances that nobody sends to any more finish.
@@ -131,7 +131,7 @@ impl Dataplane {
                 Err(problem) => refused = refused.or(Some(ReconfigureError::Lcore { instance, problem })),
             }
         }
-        self.under_way = Some(UnderWay::Making { prepared, builds, refused });
+        self.under_way = Some(UnderWay::Making { prepared: Box::new(prepared), builds, refused });
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl Dataplane {
             let Some(under_way) = self.under_way.take() else { return Progress::Idle };
             match under_way {
                 UnderWay::Making { prepared, builds, refused } if builds.iter().all(LcoreHandle::is_finished) => {
-                    if let Err(refused) = self.made(prepared, builds, refused) {
+                    if let Err(refused) = self.made(*prepared, builds, refused) {
                         return Progress::Refused(refused);
                     }
                 }
@@ -175,7 +175,7 @@ impl Dataplane {
                 Ok(Ok(started)) => all.push(started),
                 Ok(Err(NotStarted { lcore, slot, reason })) => {
                     self.roster.keep(lcore, slot);
-                    refused = refused.or(Some(reason));
+                    refused = refused.or(Some(*reason));
                 }
                 Err(problem) => {
                     refused = refused.or(Some(ReconfigureError::Lcore { instance: "(new)".to_owned(), problem }));

@@ -103,7 +103,7 @@ pub struct NotStarted {
     /// To be kept for another.
     pub slot: Slot,
     /// Why.
-    pub reason: ReconfigureError,
+    pub reason: Box<ReconfigureError>,
 }
 
 impl Roster {
@@ -257,7 +257,7 @@ impl Start {
         let Self { lcore, nf, materials, slot, .. } = self;
         let (function, nf_counters) = match create(&nf) {
             Ok(made) => made,
-            Err(reason) => return Err(NotStarted { lcore, slot, reason }),
+            Err(reason) => return Err(NotStarted { lcore, slot, reason: Box::new(reason) }),
         };
         let Slot { ring, counters } = slot;
         counters.nf_failed.set(0);
@@ -272,7 +272,7 @@ impl Start {
         match dpdk::cpu::stay_on(self.cpu) {
             Ok(()) => self.build(),
             Err(problem) => {
-                let reason = ReconfigureError::Affinity { instance: self.nf.instance, problem };
+                let reason = Box::new(ReconfigureError::Affinity { instance: self.nf.instance, problem });
                 Err(NotStarted { lcore: self.lcore, slot: self.slot, reason })
             }
         }

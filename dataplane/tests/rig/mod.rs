@@ -186,7 +186,7 @@ impl Rig {
                 Ok(made) => started.push(made),
                 Err(NotStarted { lcore, slot, reason }) => {
                     roster.keep(lcore, slot);
-                    refused = refused.or(Some(reason));
+                    refused = refused.or(Some(*reason));
                 }
             }
         }
