@@ -231,10 +231,10 @@ fn lcores(running: &Launch, wanted: &Launch) -> Result<Change, ReconfigureError>
                 return Err(ReconfigureError::Slot(differs(key, &one.instance, &other.instance)));
             }
             (RoleLaunch::Nf(one), RoleLaunch::Nf(other)) => {
-                let key = format!("{}'s", one.instance);
                 let fixed = NfLaunch { mangles: one.mangles, ..other.clone() };
-                same(&key, one, &fixed).map_err(ReconfigureError::Instance)?;
-                same(&format!("{key} CPU"), &from.cpu, &to.cpu).map_err(ReconfigureError::Instance)?;
+                same(&one.instance, one, &fixed).map_err(ReconfigureError::Instance)?;
+                same(&format!("the CPU of {}", one.instance), &from.cpu, &to.cpu)
+                    .map_err(ReconfigureError::Instance)?;
             }
             (RoleLaunch::Io, RoleLaunch::Io) => {
                 same(&format!("the CPU of lcore {lcore}"), &from.cpu, &to.cpu).map_err(ReconfigureError::IoLcore)?;
@@ -295,4 +295,207 @@ fn check_cpus(running: &Launch, wanted: &Launch, change: &Change) -> Result<(), 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use packet::Vni;
+    use proptest::prelude::*;
+    use shm::launch::{Attachment, EndpointLaunch, LcoreLaunch};
+
+    use super::*;
+    use crate::report::tests::launch;
+
+    fn nf(vport: u16, instance: &str) -> NfLaunch {
+        NfLaunch {
+            vport: VportId(vport),
+            vni: Vni::new(1).unwrap(),
+            instance: instance.to_owned(),
+            function: "passthrough".to_owned(),
+            config: Value::Null,
+            mangles: false,
+        }
+    }
+
+    fn endpoint(vport: u16, name: &str) -> EndpointLaunch {
+        EndpointLaunch {
+            vport: VportId(vport),
+            name: name.to_owned(),
+            vni: Vni::new(1).unwrap(),
+            attachment: Attachment::Port { port: "left".to_owned(), vlan: Some(vport) },
+            prefixes: Vec::new(),
+            next_hops: Vec::new(),
+            answers: Vec::new(),
+            gateways: Vec::new(),
+        }
+    }
+
+    /// Lcore 0 polls the port, 1 runs acme/edge/1 at vport 3, 2 and 3 are spare; two endpoints and a tunnel.
+    fn running() -> Launch {
+        let mut running = launch();
+        running.lcores.extend([10, 11].map(|cpu| LcoreLaunch { cpu, role: RoleLaunch::Spare }));
+        running.endpoints = vec![endpoint(1, "acme/clients"), endpoint(2, "acme/servers")];
+        running.tunnel = Some(TunnelLaunch {
+            port: "left".to_owned(),
+            address: "192.0.2.1/24".parse().unwrap(),
+            gateway: None,
+            peers: vec![[192, 0, 2, 2].into()],
+            udp_port: 4_789,
+            vnis: vec![Vni::new(1).unwrap()],
+            encapsulation: Default::default(),
+        });
+        running
+    }
+
+    fn start(launch: &mut Launch, lcore: usize, cpu: u16, nf: NfLaunch) {
+        launch.lcores[lcore] = LcoreLaunch { cpu, role: RoleLaunch::Nf(nf) };
+    }
+
+    fn edge(launch: &mut Launch) -> &mut NfLaunch {
+        match &mut launch.lcores[1].role {
+            RoleLaunch::Nf(nf) => nf,
+            _ => unreachable!("acme/edge/1 is there"),
+        }
+    }
+
+    #[test]
+    fn what_may_change_changes_and_only_lcores_are_started_and_ended() {
+        let running = running();
+        assert_eq!(difference(&running, &running).unwrap(), Change::default());
+        let mut wanted = running.clone();
+        edge(&mut wanted).mangles = true;
+        wanted.endpoints.remove(1);
+        wanted.endpoints.push(endpoint(5, "acme/more"));
+        wanted.endpoints[0].answers = vec!["10.0.0.1/32".parse().unwrap()];
+        wanted.endpoints[0].prefixes = vec!["10.0.0.0/24".parse().unwrap()];
+        let tunnel = wanted.tunnel.as_mut().unwrap();
+        tunnel.peers.clear();
+        tunnel.vnis.push(Vni::new(9).unwrap());
+        wanted.lcores[2].cpu = 77;
+        assert_eq!(difference(&running, &wanted).unwrap(), Change::default());
+        start(&mut wanted, 3, 5, nf(7, "acme/edge/2"));
+        assert_eq!(difference(&running, &wanted).unwrap(), Change { starts: vec![3], ends: Vec::new() });
+        wanted.lcores[1].role = RoleLaunch::Spare;
+        assert_eq!(difference(&running, &wanted).unwrap(), Change { starts: vec![3], ends: vec![1] });
+    }
+
+    type Refusal = fn(&ReconfigureError) -> bool;
+
+    /// Each forbidden change: how it is made, its error, and the parts of the message: the key and both values.
+    #[test]
+    fn each_thing_that_may_not_change_has_an_error_of_its_own_that_names_the_key_and_both_values() {
+        use ReconfigureError as E;
+        type Case = (fn(&mut Launch), Refusal, [&'static str; 3]);
+        let cases: Vec<Case> = vec![
+            (|w| w.host = "other".into(), |e| matches!(e, E::Host(_)), ["host", "\"h\"", "\"other\""]),
+            (|w| w.eal.memory_mib = 2, |e| matches!(e, E::Eal(_)), ["eal.memory_mib", "1", "2"]),
+            (|w| w.eal.share_cores = true, |e| matches!(e, E::Eal(_)), ["eal.share_cores", "false", "true"]),
+            (|w| w.ports[0].mtu = 9_000, |e| matches!(e, E::Port(_)), ["ports[0].mtu", "1500", "9000"]),
+            (|w| w.ports.clear(), |e| matches!(e, E::Port(_)), ["ports is", "left", "[]"]),
+            (|w| w.limits.flows = 1, |e| matches!(e, E::Limit(_)), ["limits.flows", "65536", "1"]),
+            (|w| drop(w.lcores.pop()), |e| matches!(e, E::LcoreCount(_)), ["number of lcores", "4", "3"]),
+            (|w| w.lcores[0].cpu = 6, |e| matches!(e, E::IoLcore(_)), ["CPU of lcore 0", "0", "6"]),
+            (
+                |w| w.lcores[0].role = RoleLaunch::Spare,
+                |e| matches!(e, E::IoLcore(_)),
+                ["role of lcore 0", "I/O", "spare"],
+            ),
+            (
+                |w| w.lcores[2].role = RoleLaunch::Io,
+                |e| matches!(e, E::IoLcore(_)),
+                ["role of lcore 2", "spare", "I/O"],
+            ),
+            (|w| w.lcores[1].cpu = 8, |e| matches!(e, E::Instance(_)), ["the CPU of acme/edge/1", "9", "8"]),
+            (
+                |w| edge(w).function = "firewall".into(),
+                |e| matches!(e, E::Instance(_)),
+                ["acme/edge/1.function", "passthrough", "firewall"],
+            ),
+            (
+                |w| edge(w).config = serde_json::json!({ "x": 1 }),
+                |e| matches!(e, E::Instance(_)),
+                ["acme/edge/1.config", "null", "{\"x\":1}"],
+            ),
+            (|w| edge(w).vport = VportId(4), |e| matches!(e, E::Instance(_)), ["acme/edge/1.vport", "3", "4"]),
+            (|w| edge(w).vni = Vni::new(2).unwrap(), |e| matches!(e, E::Instance(_)), ["acme/edge/1.vni", "1", "2"]),
+            (|w| w.lcores.swap(1, 2), |e| matches!(e, E::Instance(_)), ["the lcore of acme/edge/1", "1", "2"]),
+            (
+                |w| edge(w).instance = "acme/edge/2".into(),
+                |e| matches!(e, E::Slot(_)),
+                ["the instance on lcore 1", "acme/edge/1", "acme/edge/2"],
+            ),
+            (
+                |w| start(w, 2, 5, nf(2, "acme/edge/2")),
+                |e| matches!(e, E::Vport(_)),
+                ["the owner of vport 2", "acme/servers", "acme/edge/2"],
+            ),
+            (
+                |w| {
+                    w.lcores[1].role = RoleLaunch::Spare;
+                    start(w, 2, 9, nf(8, "acme/edge/2"));
+                },
+                |e| matches!(e, E::Cpu(_)),
+                ["the owner of CPU 9", "acme/edge/1", "acme/edge/2"],
+            ),
+            (
+                |w| w.endpoints[0].vport = VportId(9),
+                |e| matches!(e, E::Endpoint(_)),
+                ["acme/clients's vport", "1", "9"],
+            ),
+            (
+                |w| w.endpoints[0].vni = Vni::new(9).unwrap(),
+                |e| matches!(e, E::Endpoint(_)),
+                ["acme/clients's vni", "1", "9"],
+            ),
+            (
+                |w| w.endpoints[0].attachment = Attachment::Port { port: "left".into(), vlan: Some(88) },
+                |e| matches!(e, E::Endpoint(_)),
+                ["acme/clients's attachment", "1", "88"],
+            ),
+            (|w| w.tunnel = None, |e| matches!(e, E::Tunnel(_)), ["tunnel", "4789", "null"]),
+            (
+                |w| w.tunnel.as_mut().unwrap().encapsulation = shm::launch::Encapsulation::Nsh,
+                |e| matches!(e, E::Tunnel(_)),
+                ["tunnel.encapsulation", "vxlan", "nsh"],
+            ),
+            (
+                |w| w.endpoints[1].name = "acme/clients".into(),
+                |e| matches!(e, E::Twice(_)),
+                ["endpoint acme/clients", "twice", "name"],
+            ),
+        ];
+        for (change, is_expected, parts) in cases {
+            let mut wanted = running();
+            change(&mut wanted);
+            let error = difference(&running(), &wanted).unwrap_err();
+            assert!(is_expected(&error), "{error:?}");
+            for part in parts {
+                assert!(error.to_string().contains(part), "{part:?} is not in: {error}");
+            }
+        }
+    }
+
+    proptest! {
+        /// Breaks if a lcore is forgotten, started twice, or if a change and its undoing are not each other's mirror.
+        #[test]
+        fn starts_and_ends_are_mirrored_by_the_way_back(from in any::<[bool; 6]>(), to in any::<[bool; 6]>()) {
+            let document = |busy: [bool; 6]| {
+                let mut document = launch();
+                for (at, busy) in busy.into_iter().enumerate() {
+                    document.lcores.push(LcoreLaunch { cpu: 20 + at as u16, role: RoleLaunch::Spare });
+                    if busy {
+                        start(&mut document, at + 2, 20 + at as u16, nf(10 + at as u16, &format!("acme/nf/{at}")));
+                    }
+                }
+                document
+            };
+            let there = difference(&document(from), &document(to)).unwrap();
+            let back = difference(&document(to), &document(from)).unwrap();
+            prop_assert_eq!((&there.starts, &there.ends), (&back.ends, &back.starts));
+            for at in 0..6 {
+                prop_assert_eq!(there.starts.contains(&(at + 2)), !from[at] && to[at]);
+                prop_assert_eq!(there.ends.contains(&(at + 2)), from[at] && !to[at]);
+            }
+        }
+    }
 }

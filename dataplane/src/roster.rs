@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use dpdk::{Eal, SocketId};
-use packet::NetworkFunction;
+use packet::{NetworkFunction, NfError};
 use shm::counters::CountersWriter;
 use shm::hello::Hello;
 use shm::launch::{Launch, Limits, NfLaunch, RoleLaunch};
@@ -252,10 +252,15 @@ impl Materials {
 }
 
 impl Start {
-    /// Makes the instance and its tables; they belong to the CPU that this is called on. A panic of the function is caught.
+    /// Makes the instance and its tables; they belong to the CPU that this is called on.
     pub fn build(self) -> Result<Started, NotStarted> {
+        self.build_by(|nf| nf::create(&nf.function, &nf.config, &nf.instance))
+    }
+
+    /// The same with another maker of functions. A panic in it is caught.
+    pub fn build_by(self, make: impl FnOnce(&NfLaunch) -> MadeFunction) -> Result<Started, NotStarted> {
         let Self { lcore, nf, materials, slot, .. } = self;
-        let (function, nf_counters) = match create(&nf) {
+        let (function, nf_counters) = match create(&nf, make) {
             Ok(made) => made,
             Err(reason) => return Err(NotStarted { lcore, slot, reason: Box::new(reason) }),
         };
@@ -284,11 +289,14 @@ impl Start {
     }
 }
 
-type Made = (Box<dyn NetworkFunction>, Vec<String>);
+/// A function, or what is wrong with its configuration.
+pub type MadeFunction = Result<Box<dyn NetworkFunction>, NfError>;
 
-fn create(nf: &NfLaunch) -> Result<Made, ReconfigureError> {
+type Named = (Box<dyn NetworkFunction>, Vec<String>);
+
+fn create(nf: &NfLaunch, make: impl FnOnce(&NfLaunch) -> MadeFunction) -> Result<Named, ReconfigureError> {
     let made = catch_unwind(AssertUnwindSafe(|| {
-        let function = nf::create(&nf.function, &nf.config, &nf.instance)?;
+        let function = make(nf)?;
         let names = function.counters().into_iter().map(|counter| counter.name).collect();
         Ok((function, names))
     }));

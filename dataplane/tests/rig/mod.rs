@@ -11,7 +11,7 @@ use dataplane::assembly::{Assembly, OpenDevices, eal_config};
 use dataplane::change::ReconfigureError;
 use dataplane::lcore::{self, Poll};
 use dataplane::meta::{Mempool, Meta};
-use dataplane::roster::{NotStarted, Started};
+use dataplane::roster::{MadeFunction, NotStarted, Started};
 use dpdk::{Eal, RingPortConfig, RingPortEnds, SocketId};
 use packet::neighbor::{self, NeighborMessage};
 use packet::{Direction, DropReason, FlowKey, MacAddr, PathId, Tag, Vni, VportId};
@@ -175,14 +175,23 @@ impl Rig {
         panic!("the lcores never come to rest");
     }
 
-    /// Becomes what this document says, as the threads of a launched dataplane would; the lcores are polled in between, all in
-    /// turn, so that those that end still work while the others move. An instance is polled at every step that it runs at.
+    /// Becomes what this document says, as the threads of a launched dataplane would; each staying lcore
+    /// is polled once, those that end when all others have moved.
     pub fn reconfigure(&mut self, wanted: Launch) -> Result<(), ReconfigureError> {
+        self.reconfigure_by(wanted, |nf| nf::create(&nf.function, &nf.config, &nf.instance))
+    }
+
+    /// The same with another maker of functions.
+    pub fn reconfigure_by(
+        &mut self,
+        wanted: Launch,
+        make: impl Fn(&NfLaunch) -> MadeFunction,
+    ) -> Result<(), ReconfigureError> {
         let Assembly { roster, lcores } = &mut self.assembly;
         let mut prepared = roster.prepare(&self.eal, wanted)?;
         let (mut started, mut refused) = (Vec::new(), None);
         for start in prepared.starts.drain(..) {
-            match start.build() {
+            match start.build_by(&make) {
                 Ok(made) => started.push(made),
                 Err(NotStarted { lcore, slot, reason }) => {
                     roster.keep(lcore, slot);
@@ -201,9 +210,7 @@ impl Rig {
         }
         for lcore in staying {
             assert!(!self.assembly.roster.has_moved(lcore));
-            self.now_ns += 1_000;
-            let now_ns = self.now_ns;
-            self.assembly.lcores[lcore].as_mut().unwrap().poll_once(now_ns);
+            self.poll_only(lcore);
             assert!(self.assembly.roster.has_moved(lcore), "one poll is all that it takes");
         }
         let ended: Vec<_> = ends.into_iter().map(|end| (end, self.assembly.lcores[end].take().unwrap())).collect();
@@ -221,6 +228,12 @@ impl Rig {
     /// The document in force, to be changed.
     pub fn document(&self) -> Launch {
         self.assembly.roster.hello.launch.clone()
+    }
+
+    /// Polls one lcore once.
+    pub fn poll_only(&mut self, lcore: usize) {
+        self.now_ns += 1_000;
+        self.assembly.lcores[lcore].as_mut().unwrap().poll_once(self.now_ns);
     }
 
     /// Lets time pass.
