@@ -21,6 +21,7 @@ pub use crate::assembly::{LaunchError, OpenDevices};
 use crate::change::ReconfigureError;
 use crate::idle::Idle;
 use crate::lcore::{self, Order, Orders, Poll};
+use crate::meta::Mempool;
 use crate::roster::{NotStarted, Prepared, Roster, Started};
 
 /// A running dataplane.
@@ -218,10 +219,22 @@ impl Dataplane {
     fn vacate(&mut self, ends: &[usize]) {
         for &lcore in ends {
             match self.crew[lcore].take().map(|post| post.handle.join()) {
-                Some(Ok(poll)) => self.roster.vacate(lcore, poll),
+                Some(Ok(poll)) => {
+                    self.roster.vacate(lcore, poll);
+                    self.empty_caches(lcore);
+                }
                 Some(Err(error)) => self.lost(lcore, &error),
                 None => {}
             }
+        }
+    }
+
+    /// A spare lcore keeps no mbufs at hand, of no socket's mempool.
+    fn empty_caches(&self, lcore: usize) {
+        let mempools: Vec<Mempool> = self.roster.mempools().cloned().collect();
+        let empty = move || mempools.iter().for_each(Mempool::empty_cache);
+        if let Ok(handle) = self.eal.launch(lcore_number(lcore), empty) {
+            let _ = handle.join(); // it is done in a moment, and does not panic
         }
     }
 
