@@ -135,9 +135,9 @@ impl Visitor {
             match dataplane.advance() {
                 Progress::UnderWay => return,
                 Progress::Done if waits => {
-                    let Hello { lcores, warnings, .. } = dataplane.hello().clone();
+                    let Hello { lcores, warnings, .. } = dataplane.hello();
                     info!("reconfigured");
-                    self.tell(&Control::Reconfigured { lcores, warnings });
+                    self.tell(&Control::Reconfigured { lcores: lcores.clone(), warnings: warnings.clone() });
                 }
                 Progress::Refused(error) if waits => self.refuse(&error),
                 Progress::Refused(error) => warn!("not reconfigured: {error}"),

@@ -41,7 +41,11 @@ struct Post {
     orders: Arc<Orders>,
 }
 
-type Build = LcoreHandle<Result<Started, NotStarted>>;
+/// An instance that is being made.
+struct Build {
+    instance: String,
+    handle: LcoreHandle<Result<Started, NotStarted>>,
+}
 
 /// How far a reconfiguration has come.
 enum UnderWay {
@@ -128,7 +132,7 @@ impl Dataplane {
         for start in prepared.starts.drain(..) {
             let (lcore, instance) = (lcore_number(start.lcore), start.instance().to_owned());
             match self.eal.launch(lcore, move || start.move_and_build()) {
-                Ok(build) => builds.push(build),
+                Ok(handle) => builds.push(Build { instance, handle }),
                 Err(problem) => refused = refused.or(Some(ReconfigureError::Lcore { instance, problem })),
             }
         }
@@ -141,7 +145,9 @@ impl Dataplane {
         loop {
             let Some(under_way) = self.under_way.take() else { return Progress::Idle };
             match under_way {
-                UnderWay::Making { prepared, builds, refused } if builds.iter().all(LcoreHandle::is_finished) => {
+                UnderWay::Making { prepared, builds, refused }
+                    if builds.iter().all(|build| build.handle.is_finished()) =>
+                {
                     if let Err(refused) = self.made(*prepared, builds, refused) {
                         return Progress::Refused(refused);
                     }
@@ -171,16 +177,14 @@ impl Dataplane {
         mut refused: Option<ReconfigureError>,
     ) -> Result<(), ReconfigureError> {
         let mut all = Vec::new();
-        for build in builds {
-            match build.join() {
+        for Build { instance, handle } in builds {
+            match handle.join() {
                 Ok(Ok(started)) => all.push(started),
                 Ok(Err(NotStarted { lcore, slot, reason })) => {
                     self.roster.keep(lcore, slot);
                     refused = refused.or(Some(*reason));
                 }
-                Err(problem) => {
-                    refused = refused.or(Some(ReconfigureError::Lcore { instance: "(new)".to_owned(), problem }));
-                }
+                Err(problem) => refused = refused.or(Some(ReconfigureError::Lcore { instance, problem })),
             }
         }
         if let Some(refused) = refused {
@@ -265,7 +269,7 @@ impl Dataplane {
     pub fn stop(mut self) -> Balance {
         let mut lcores: Vec<Box<dyn Poll>> = Vec::new();
         if let Some(UnderWay::Making { builds, .. }) = self.under_way.take() {
-            lcores.extend(builds.into_iter().filter_map(|build| Some(build.join().ok()?.ok()?.poll)));
+            lcores.extend(builds.into_iter().filter_map(|build| Some(build.handle.join().ok()?.ok()?.poll)));
         }
         for post in self.crew.iter().flatten() {
             post.orders.give(Order::Stop);

@@ -71,5 +71,26 @@ fn congestion_on_the_underlay_is_seen_by_the_endpoint() {
     assert_eq!(headers::ecn(&arrived, &headers::parse(&arrived).unwrap()), Ecn::Ce, "the mark is carried over");
     send(&mut rig, Ecn::NotEct, Ecn::Ce);
     assert_eq!(rig.drops(DropReason::EcnMismatch), 1, "who can't see the mark loses the packet");
+    the_other_end_may_become_a_host_of_ours(&mut rig);
     rig.finish();
+}
+
+/// The endpoint goes, and a host of ours is at the same address: first as a peer, then with the network too.
+fn the_other_end_may_become_a_host_of_ours(rig: &mut Rig) {
+    let frame = encapsulated(rig, Ecn::NotEct, Ecn::NotEct);
+    let mut document = rig.document();
+    document.endpoints.remove(0);
+    let steps: [(fn(&mut TunnelLaunch), DropReason); 3] = [
+        (|_| {}, DropReason::UnknownVtep),
+        (|tunnel| tunnel.peers.push(THEIRS.into()), DropReason::UnknownVni),
+        (|tunnel| tunnel.vnis.push(vni()), DropReason::UnknownTag),
+    ];
+    for (change, reason) in steps {
+        document.tunnel.as_mut().map(change).unwrap();
+        rig.reconfigure(document.clone()).unwrap();
+        let before = rig.drops(reason);
+        rig.feed_raw(&rig.client, &frame);
+        rig.poll();
+        assert_eq!(rig.drops(reason) - before, 1, "{reason}");
+    }
 }

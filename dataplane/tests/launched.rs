@@ -216,18 +216,16 @@ fn drain(ends: &mut RingPortEnds<Meta>) -> Vec<Vec<u8>> {
     frames
 }
 
-/// The CPUs that a lcore's thread may run on, as the kernel has them.
-fn affinity(lcore: usize) -> String {
+/// What the kernel says of a lcore's thread.
+fn thread_of(lcore: usize, field: &str) -> String {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let statuses = threads.filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).ok());
-    let field = |status: &str, name: &str| {
+    let value = |status: &str, name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned()).unwrap_or_default()
     };
     let name = format!("worker-{}", lcore + 1); // EAL numbers the control thread 0
-    let found: Vec<String> = statuses
-        .filter(|status| field(status, "Name:").ends_with(&name))
-        .map(|status| field(&status, "Cpus_allowed_list:"))
-        .collect();
+    let found: Vec<String> =
+        statuses.filter(|status| value(status, "Name:").ends_with(&name)).map(|status| value(&status, field)).collect();
     assert_eq!(found.len(), 1, "one thread named {name}");
     found[0].clone()
 }
@@ -242,7 +240,11 @@ fn instances_come_and_go_on_running_lcores_and_every_mbuf_comes_back() {
         let reports = rig.reconfigure(with_instance(&document, Some(round), &cpus)).unwrap();
         let report = &reports[slot_of(round)];
         assert_eq!((report.role, report.vport), (LcoreRole::Nf, Some(vport_of(round))), "round {round}");
-        assert_eq!(affinity(slot_of(round)), cpus[round % cpus.len()].to_string(), "round {round}");
+        assert_eq!(
+            thread_of(slot_of(round), "Cpus_allowed_list:"),
+            cpus[round % cpus.len()].to_string(),
+            "round {round}"
+        );
         let frame = rig.steer(round);
         (0..PACKETS).for_each(|_| rig.feed(&rig.client, 0, &frame, CLIENT_MAC));
         let mut arrived = 0;
@@ -253,7 +255,12 @@ fn instances_come_and_go_on_running_lcores_and_every_mbuf_comes_back() {
         (0..PACKETS).for_each(|_| rig.feed(&rig.client, 0, &frame, CLIENT_MAC)); // some are in its ring when it ends
         let reports = rig.reconfigure(document.clone()).unwrap();
         assert!(reports[1..].iter().all(|report| report.role == LcoreRole::Spare), "round {round}");
+        let switches = |lcore| thread_of(lcore, "voluntary_ctxt_switches:");
+        until("the spare lcore rests", || thread_of(slot_of(round), "State:").starts_with('S'));
+        let rested = switches(slot_of(round));
         drain(&mut rig.server);
+        rig.reconfigure(document.clone()).unwrap();
+        assert_eq!(switches(slot_of(round)), rested, "a spare lcore's thread does not wake up, round {round}");
     }
     refusals_reach_the_controller(&mut rig, &document, &cpus);
     let mut rig = the_next_controller_sees_what_runs(rig, &document, &cpus);

@@ -40,6 +40,8 @@ pub struct Rig {
     pub links: Vec<ControllerLink>,
     pub now_ns: u64,
     mempool: Mempool,
+    /// Allocations that lcores made while they moved to another topology.
+    pub moving_allocations: u64,
     macs: Vec<MacAddr>,
     epoch: u64,
     eal: Eal,
@@ -143,7 +145,18 @@ impl Rig {
         let server = ends.pop().unwrap();
         let client = ends.pop().unwrap();
         let mempool = assembly.roster.mempools().next().unwrap().clone();
-        let mut rig = Self { assembly, client, server, links: Vec::new(), now_ns: 0, mempool, macs, epoch: 0, eal };
+        let mut rig = Self {
+            assembly,
+            client,
+            server,
+            links: Vec::new(),
+            now_ns: 0,
+            mempool,
+            moving_allocations: 0,
+            macs,
+            epoch: 0,
+            eal,
+        };
         rig.attach();
         rig
     }
@@ -210,7 +223,7 @@ impl Rig {
         }
         for lcore in staying {
             assert!(!self.assembly.roster.has_moved(lcore));
-            self.poll_only(lcore);
+            self.moving_allocations += allocation_counter::measure(|| self.poll_only(lcore)).count_total;
             assert!(self.assembly.roster.has_moved(lcore), "one poll is all that it takes");
         }
         let ended: Vec<_> = ends.into_iter().map(|end| (end, self.assembly.lcores[end].take().unwrap())).collect();
