@@ -80,7 +80,8 @@ fn the_other_end_may_become_a_host_of_ours(rig: &mut Rig) {
     let frame = encapsulated(rig, Ecn::NotEct, Ecn::NotEct);
     let mut document = rig.document();
     document.endpoints.remove(0);
-    let steps: [(fn(&mut TunnelLaunch), DropReason); 3] = [
+    type Change = fn(&mut TunnelLaunch);
+    let steps: [(Change, DropReason); 3] = [
         (|_| {}, DropReason::UnknownVtep),
         (|tunnel| tunnel.peers.push(THEIRS.into()), DropReason::UnknownVni),
         (|tunnel| tunnel.vnis.push(vni()), DropReason::UnknownTag),

@@ -95,6 +95,7 @@ fn instances_and_endpoints_come_and_go_without_a_stop() {
     packets_in_an_ending_instances_ring_are_accounted_for(&mut rig);
     what_was_meant_for_the_one_before_does_not_reach_the_next(&mut rig);
     a_healthy_instance_finishes_what_is_in_its_ring(&mut rig);
+    two_that_end_together_lose_nothing_uncounted(&mut rig);
     an_instance_may_become_a_mangler_and_stop_being_one(&mut rig);
     an_endpoint_comes_and_goes(&mut rig);
     an_endpoint_speaks_for_other_addresses(&mut rig);
@@ -192,6 +193,25 @@ fn a_healthy_instance_finishes_what_is_in_its_ring(rig: &mut Rig) {
     rig.reconfigure(with(rig.document(), SLOT, spare())).unwrap();
     rig.poll();
     assert_eq!(rig.to_server().len(), 500, "nothing that was on its way is lost");
+    rig.assert_conservation();
+}
+
+/// The one sends to the other, which has stopped by then: its ring is emptied once both have.
+fn two_that_end_together_lose_nothing_uncounted(rig: &mut Rig) {
+    rig.reconfigure(with(with(rig.document(), SLOT, firewall()), SECOND_SLOT, tripwire())).unwrap();
+    steer(rig, &request(1_006), TRIPWIRE, SECOND_SLOT);
+    let key = TagKey { prior: TRIPWIRE, segment: TRIPWIRE, vni: vni(), tag: tag(9) };
+    let (direction, next) = (Direction::Forward, Next::Vport(FIREWALL));
+    let action = TagAction { direction, next, delivery: Delivery::None, path: PathId(9), counter: 9 };
+    rig.update(SECOND_SLOT, &[Update::InsertTag(TagRule { key, action })]);
+    rig.poll();
+    for _ in 0..100 {
+        rig.from_client(&request(1_006));
+        rig.poll_only(IO);
+    }
+    let before = rig.drops(DropReason::Shutdown);
+    rig.reconfigure(with(with(rig.document(), SLOT, spare()), SECOND_SLOT, spare())).unwrap();
+    assert_eq!(rig.drops(DropReason::Shutdown) - before, 100);
     rig.assert_conservation();
 }
 
