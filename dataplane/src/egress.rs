@@ -167,10 +167,8 @@ impl IoLcore {
     }
 
     fn port_of(&self, link: VportId) -> Option<(usize, Option<u16>)> {
-        self.ports
-            .iter()
-            .enumerate()
-            .find_map(|(at, port)| port.endpoints.iter().find(|(_, vport)| *vport == link).map(|&(vlan, _)| (at, vlan)))
+        let topology = &self.forwarder.topology;
+        self.ports.iter().enumerate().find_map(|(at, port)| topology.vlan_on(port.index, link).map(|vlan| (at, vlan)))
     }
 
     /// The host's own MAC address on a link; behind a foreign VTEP it is the underlay port's.

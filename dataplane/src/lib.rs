@@ -14,12 +14,14 @@
 //!    it leaves as it came ([`egress`], [`ingress`], [`neighbors`]).
 //!
 //! Around it: [`assembly`] builds everything from the launch document, [`launch`] runs it, [`lcore`] is the loop, [`idle`] what it does when there
-//! is nothing to do, [`account`] what it tells the outside, [`control`] serves the controller's attachment.
+//! is nothing to do, [`account`] what it tells the outside, [`control`] serves the controller's attachment. What runs may change
+//! without a stop: [`change`] says what a new document changes, [`roster`] who is on which lcore, [`topology`] is what passes to the lcores.
 #![forbid(unsafe_code)]
 
 pub mod account;
 pub mod assembly;
 pub mod audit;
+pub mod change;
 pub mod control;
 pub mod egress;
 pub mod exact;
@@ -35,6 +37,7 @@ pub mod nf_lcore;
 pub mod outlets;
 pub mod parking;
 mod report;
+pub mod roster;
 pub mod tag;
 pub mod topology;
 pub mod updates;

@@ -68,6 +68,7 @@ fn an_endpoint_behind_a_foreign_vtep_sees_nothing_of_what_is_inside() {
     greet(&mut rig);
     congestion_on_the_underlay_is_seen_by_the_endpoint(&mut rig);
     answers_go_back_in_the_endpoints_own_network(&mut rig);
+    the_other_end_may_become_a_host_of_ours(&mut rig);
     rig.finish();
 }
 
@@ -101,4 +102,25 @@ fn answers_go_back_in_the_endpoints_own_network(rig: &mut Rig) {
     let inner = &sent[outer.inner];
     assert_eq!(&inner[..6], CLIENT_MAC.0);
     assert_eq!(headers::parse(inner).unwrap().dscp, 30);
+}
+
+/// The endpoint goes, and a host of ours is at the same address: first as a peer, then with the network too.
+fn the_other_end_may_become_a_host_of_ours(rig: &mut Rig) {
+    let frame = encapsulated(rig, Ecn::NotEct, Ecn::NotEct);
+    let mut document = rig.document();
+    document.endpoints.remove(0);
+    type Change = fn(&mut TunnelLaunch);
+    let steps: [(Change, DropReason); 3] = [
+        (|_| {}, DropReason::UnknownVtep),
+        (|tunnel| tunnel.peers.push(THEIRS.into()), DropReason::UnknownVni),
+        (|tunnel| tunnel.vnis.push(vni()), DropReason::EncapsulationMismatch),
+    ];
+    for (change, reason) in steps {
+        document.tunnel.as_mut().map(change).unwrap();
+        rig.reconfigure(document.clone()).unwrap();
+        let before = rig.drops(reason);
+        rig.feed_raw(&rig.client, &frame);
+        rig.poll();
+        assert_eq!(rig.drops(reason) - before, 1, "{reason}");
+    }
 }

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use packet::build;
 use packet::{Direction, DropReason, FiveTuple, FlowKey, Tag, VportId, headers};
 use rig::{CLIENTS, IO, MANGLER, MANGLER_LCORE, PASS, Rig, SERVERS, client, head, hop, learn, server, vni};
-use shm::launch::{Launch, Limits};
+use shm::launch::{Launch, LcoreLaunch, Limits, NfLaunch, RoleLaunch};
 use shm::rules::{Delivery, Event, TagKey, Update};
 
 const UNDECLARED: VportId = VportId(5);
@@ -22,8 +22,17 @@ const UNDECLARED_LCORE: usize = 3;
 fn launch() -> Launch {
     let mut launch = rig::launch(Limits::default());
     let config = serde_json::json!({ "pool": ["10.8.0.0/24"] });
-    launch.lcores.push(rig::instance(UNDECLARED, "mangler", config, false));
+    let mut undeclared = rig::instance(UNDECLARED, "mangler", config, false);
+    instance_of(&mut undeclared).instance = "acme/mangler/2".to_owned();
+    launch.lcores.push(undeclared);
     launch
+}
+
+fn instance_of(lcore: &mut LcoreLaunch) -> &mut NfLaunch {
+    match &mut lcore.role {
+        RoleLaunch::Nf(nf) => nf,
+        RoleLaunch::Io | RoleLaunch::Spare => panic!("no instance is on that lcore"),
+    }
 }
 
 fn frame(port: u16) -> Vec<u8> {
@@ -63,6 +72,7 @@ fn the_tag_leads_on_before_the_flow_does_and_undeclared_manglers_are_found() {
     a_mangler_keeps_the_paths_that_lead_on_behind_it(&mut rig);
     a_reply_without_its_flow_ends_at_the_mangler(&mut rig);
     who_rewrites_undeclared_is_counted_and_told_of(&mut rig);
+    once_it_is_declared_its_flows_stay_and_new_ones_begin_behind_it(&mut rig);
     without_a_rule_the_path_ends_there(&mut rig);
     rig.finish();
 }
@@ -124,6 +134,31 @@ fn who_rewrites_undeclared_is_counted_and_told_of(rig: &mut Rig) {
     assert_eq!((rewritings(rig).len(), arrived(rig).len()), (1, 1));
     assert_eq!(rig.total(|lcore| lcore.rewritten), 4, "and nowhere else");
     assert_eq!(rig.total(|lcore| lcore.affinity_violations), 1, "no more: it stays on its path");
+}
+
+/// Breaks if accepting a mangler moves a live flow, or if what it rewrites is still held against it.
+fn once_it_is_declared_its_flows_stay_and_new_ones_begin_behind_it(rig: &mut Rig) {
+    declare(rig, true);
+    rig.from_client(&frame(2_000));
+    rig.update(IO, &[head(key_at(CLIENTS, &frame(2_001)), (vni(), 7), UNDECLARED, Delivery::None, 3)]);
+    rig.from_client(&frame(2_001));
+    rig.poll();
+    assert_eq!(arrived(rig).len(), 1, "the old flow, by its tag");
+    let missed = rig.misses(UNDECLARED_LCORE);
+    assert_eq!(
+        missed.iter().map(|key| (key.vport, key.five_tuple.source_port)).collect::<Vec<_>>(),
+        [(UNDECLARED, 2_001)]
+    );
+    assert_eq!(rig.total(|lcore| lcore.rewritten), 4);
+    rig.update(UNDECLARED_LCORE, &[Update::RejectFlow(missed[0])]);
+    rig.poll();
+    declare(rig, false);
+}
+
+fn declare(rig: &mut Rig, mangles: bool) {
+    let mut document = rig.document();
+    instance_of(&mut document.lcores[UNDECLARED_LCORE]).mangles = mangles;
+    rig.reconfigure(document).unwrap();
 }
 
 fn without_a_rule_the_path_ends_there(rig: &mut Rig) {
