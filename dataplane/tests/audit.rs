@@ -154,7 +154,7 @@ fn a_rule_that_replaces_a_live_one_is_a_violation(rig: &mut Rig, audit: &mut Aud
     rig.poll();
     assert_eq!(audit.since(rig), (0, 0), "the same path again");
     rig.update(IO, &[rule(&udp(1), 2)]);
-    rig.poll();
+    assert_eq!(allocation_counter::measure(|| rig.poll()).count_total, 0, "allocations while polling");
     assert_eq!(audit.since(rig), (0, 1));
     assert_eq!(violations(rig), [(key_of(&udp(1)), PathId(1), PathId(2))]);
     send(rig, &udp(1));

@@ -130,7 +130,7 @@ fn who_rewrites_undeclared_is_counted_and_told_of(rig: &mut Rig) {
     assert_eq!(rewritings(rig), [(FlowKey { vport: UNDECLARED, ..flow }, went[0])]);
     rig.wait_ms(1_000);
     rig.from_client(&frame(2_000));
-    rig.poll();
+    assert_eq!(allocation_counter::measure(|| rig.poll()).count_total, 0, "allocations while polling");
     assert_eq!((rewritings(rig).len(), arrived(rig).len()), (1, 1));
     assert_eq!(rig.total(|lcore| lcore.rewritten), 4, "and nowhere else");
     assert_eq!(rig.total(|lcore| lcore.affinity_violations), 1, "no more: it stays on its path");

@@ -62,6 +62,7 @@ fn a_service_header_carries_paths_between_hosts() {
     what_arrives_is_delivered_as_scapy_would_read_it(&mut rig);
     what_passes_by_is_a_hop_and_a_function_older(&mut rig);
     inside_the_host_the_tag_is_in_dscp(&mut rig);
+    a_header_costs_no_allocation(&mut rig);
     behind_a_mangler_a_path_begins_anew(&mut rig);
     what_no_standard_allows_is_counted_by_reason(&mut rig);
     a_packet_that_leaves_no_room_for_the_header_ends(&mut rig);
@@ -107,6 +108,19 @@ fn what_passes_by_is_a_hop_and_a_function_older(rig: &mut Rig) {
     let mut heard = rig.to_server();
     heard.iter_mut().for_each(|frame| frame[OUTER_SOURCE_PORT].fill(0));
     assert_frames(&heard, &golden_of("transit_out", rig.mac(1), true));
+}
+
+fn a_header_costs_no_allocation(rig: &mut Rig) {
+    for frame in golden("encap_in") {
+        rig.from_client(&frame);
+    }
+    for frame in [golden_of("decap_in", rig.mac(1), false), golden_of("transit_in", rig.mac(1), false)].concat() {
+        rig.feed_raw(&rig.server, &frame);
+    }
+    let allocations = allocation_counter::measure(|| rig.poll()).count_total;
+    assert_eq!(allocations, 0, "allocations while polling");
+    let sent = golden("encap_out").len() + golden("transit_out").len();
+    assert_eq!((rig.to_server().len(), rig.at_client().len()), (sent, golden("decap_out").len()));
 }
 
 /// An NF sees the same packet whatever is between the hosts.
