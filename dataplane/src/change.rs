@@ -103,6 +103,14 @@ pub enum ReconfigureError {
         /// What is wrong.
         problem: dpdk::MempoolError,
     },
+    /// No memory for the rings between an instance and the controller.
+    #[error("instance {instance} needs rings to the controller: {problem}")]
+    NoRings {
+        /// The instance.
+        instance: String,
+        /// What is wrong.
+        problem: shm::link::LinkError,
+    },
     /// A lcore that something panicked on.
     #[error("lcore {0} can't be used any more: what ran on it panicked; use another, or restart the dataplane")]
     LostLcore(usize),
