@@ -173,6 +173,7 @@ impl Roster {
         }
         let starts = plans.into_iter().filter_map(|(lcore, (nf, materials))| {
             let slot = self.slots.remove(&lcore)?; // it is there: that was looked at
+            debug_assert!(slot.ring.is_empty(), "somebody still sends to lcore {lcore}, where nothing runs");
             self.mailboxes[lcore].discard_updates();
             Some(Start { lcore, cpu: wanted.lcores[lcore].cpu, nf, materials, slot })
         });
