@@ -16,7 +16,6 @@ use mio::{Events, Interest, Poll, Token};
 use shm::attach::{AttachError, ControlStream, Listener, Received};
 use shm::hello::{Control, Hello};
 use shm::launch::Launch;
-use shm::link;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use tracing::{info, warn};
@@ -163,7 +162,7 @@ impl Visitor {
 }
 
 /// Lets controllers in that wait at the door, one at a time.
-fn admit(dataplane: &Dataplane, listener: &mut Listener, visitor: &mut Visitor, poll: &Poll) -> io::Result<()> {
+fn admit(dataplane: &mut Dataplane, listener: &mut Listener, visitor: &mut Visitor, poll: &Poll) -> io::Result<()> {
     loop {
         match listener.accept() {
             Ok(None) => return Ok(()),
@@ -191,9 +190,9 @@ fn admit(dataplane: &Dataplane, listener: &mut Listener, visitor: &mut Visitor, 
     }
 }
 
-fn attach(dataplane: &Dataplane, newcomer: shm::attach::Newcomer) -> Result<ControlStream, AttachError> {
-    let (fds, links) = link::create(dataplane.lcores())?;
+fn attach(dataplane: &mut Dataplane, newcomer: shm::attach::Newcomer) -> Result<ControlStream, AttachError> {
+    let (fds, links, memory) = dataplane.link()?;
     let stream = newcomer.greet(dataplane.hello(), &fds, dataplane.counters())?;
-    dataplane.attach(links);
+    dataplane.attach(links, memory);
     Ok(stream)
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use dpdk::{Clock, Eal, LcoreError, LcoreHandle};
 use shm::hello::Hello;
 use shm::launch::Launch;
-use shm::link::LcoreLink;
+use shm::link::{LcoreLink, LinkError, LinkFds, LinkMemory};
 
 use crate::assembly::{Assembly, eal_config, lcore_number, name_of, shares_cpu};
 pub use crate::assembly::{LaunchError, OpenDevices};
@@ -101,16 +101,14 @@ impl Dataplane {
         self.roster.counters.as_fd()
     }
 
-    /// How many lcores there are, spare ones too.
-    pub fn lcores(&self) -> usize {
-        self.crew.len()
+    /// A fresh link for a new controller.
+    pub fn link(&self) -> Result<(LinkFds, Vec<LcoreLink>, LinkMemory), LinkError> {
+        self.roster.link()
     }
 
     /// Gives a new controller's rings to the lcores; a spare lcore's wait for its next instance.
-    pub fn attach(&self, links: Vec<LcoreLink>) {
-        for (mailbox, link) in self.roster.mailboxes.iter().zip(links) {
-            mailbox.leave_link(link);
-        }
+    pub fn attach(&mut self, links: Vec<LcoreLink>, memory: LinkMemory) {
+        self.roster.attach(links, memory);
     }
 
     fn run(&mut self, lcore: usize, poll: Box<dyn Poll>) -> Result<(), LcoreError> {

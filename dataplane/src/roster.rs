@@ -25,6 +25,7 @@ use packet::{NetworkFunction, NfError};
 use shm::counters::CountersWriter;
 use shm::hello::Hello;
 use shm::launch::{Launch, Limits, NfLaunch, RoleLaunch};
+use shm::link::{self, LcoreLink, LinkError, LinkFds, LinkMemory};
 
 use crate::account::Account;
 use crate::assembly::{LaunchError, check_cores, lcore_number, mempool_config, sockets};
@@ -55,6 +56,8 @@ pub struct Roster {
     /// Of the lcores that are spare and can be used.
     slots: BTreeMap<usize, Slot>,
     port_sockets: Vec<SocketId>,
+    /// Of the controller's rings that were made last.
+    link: Option<LinkMemory>,
 }
 
 /// What a lcore's forwarder is made of, beside its slot.
@@ -117,8 +120,22 @@ impl Roster {
         port_sockets: Vec<SocketId>,
     ) -> Self {
         let mailboxes = producers.iter().map(|_| Mailbox::empty()).collect();
-        let (previous, slots) = (None, BTreeMap::new());
-        Self { hello, counters, mailboxes, topology, previous, mempools, producers, slots, port_sockets }
+        let (previous, slots, link) = (None, BTreeMap::new(), None);
+        Self { hello, counters, mailboxes, topology, previous, mempools, producers, slots, port_sockets, link }
+    }
+
+    /// A fresh link for a new controller. Spare lcores have their place in it, without memory.
+    pub fn link(&self) -> Result<(LinkFds, Vec<LcoreLink>, LinkMemory), LinkError> {
+        let busy: Vec<bool> = (0..self.mailboxes.len()).map(|lcore| !self.slots.contains_key(&lcore)).collect();
+        link::create_for(&busy)
+    }
+
+    /// Gives a new controller's rings to the lcores; a spare lcore's wait for its next instance.
+    pub fn attach(&mut self, links: Vec<LcoreLink>, memory: LinkMemory) {
+        for (mailbox, link) in self.mailboxes.iter().zip(links) {
+            mailbox.leave_link(link);
+        }
+        self.link = Some(memory);
     }
 
     /// The mempools; each lives as long as the process.
@@ -156,6 +173,7 @@ impl Roster {
         }
         let starts = plans.into_iter().filter_map(|(lcore, (nf, materials))| {
             let slot = self.slots.remove(&lcore)?; // it is there: that was looked at
+            debug_assert!(slot.ring.is_empty(), "somebody still sends to lcore {lcore}, where nothing runs");
             self.mailboxes[lcore].discard_updates();
             Some(Start { lcore, cpu: wanted.lcores[lcore].cpu, nf, materials, slot })
         });
@@ -186,6 +204,9 @@ impl Roster {
             let mempool = Mempool::new(eal, &mempool_config(wanted, self.mempools.len(), socket))
                 .map_err(|problem| ReconfigureError::NoMbufs { instance: instance(), problem })?;
             self.mempools.insert(socket.0, mempool);
+        }
+        if let Some(link) = &self.link {
+            link.make_room(lcore).map_err(|problem| ReconfigureError::NoRings { instance: instance(), problem })?;
         }
         let materials = self.materials(wanted, lcore).ok_or(ReconfigureError::LostLcore(lcore))?;
         Ok((nf.clone(), Materials { topology: Arc::clone(topology), ..materials }))

@@ -68,8 +68,8 @@ pub enum RoleLaunch {
     Io,
     /// Runs one NF instance.
     Nf(NfLaunch),
-    /// Runs nothing; an NF instance may be started on it, on any CPU. Its thread sleeps and it has no tables, but room in what is
-    /// numbered by lcore: a ring, counters, and 3.4 MiB of the link while a controller is attached.
+    /// Runs nothing; an NF instance may be started on it, on any CPU. Its thread sleeps and it has no tables, only its place in what
+    /// is numbered by lcore: a ring from the others and a block of counters.
     Spare,
 }
 

@@ -212,10 +212,8 @@ impl Rig {
 
     /// A controller attaches; the one before it, if any, is gone.
     pub fn attach(&mut self) {
-        let (fds, lcores) = link::create(self.assembly.roster.mailboxes.len()).unwrap();
-        for (mailbox, link) in self.assembly.roster.mailboxes.iter().zip(lcores) {
-            mailbox.leave_link(link);
-        }
+        let (fds, lcores, memory) = self.assembly.roster.link().unwrap();
+        self.assembly.roster.attach(lcores, memory);
         self.links = link::open(fds).unwrap().0;
         self.poll();
     }
