@@ -127,6 +127,7 @@ pub(crate) struct OpenPort {
 impl Assembly {
     /// Builds everything but EAL.
     pub fn build(eal: &Eal, launch: &Launch, devices: OpenDevices) -> Result<Self, LaunchError> {
+        cpu::place_large_memory_anew(); // tables come and go with instances, on any socket
         check_cores(launch)?;
         let topology = Arc::new(Topology::new(launch)?);
         let functions = functions(launch)?;
@@ -287,7 +288,11 @@ fn slots(
     let mut producers: Vec<RingProducer> = Vec::new();
     let mut slots = Vec::new();
     for ((index, &socket), counters) in sockets.iter().enumerate().zip(writers) {
-        let (producer, ring) = dpdk::ring::ring(eal, &format!("lcore-{index}"), launch.limits.ring, socket)?;
+        let make = |socket| dpdk::ring::ring(eal, &format!("lcore-{index}"), launch.limits.ring, socket);
+        let (producer, ring) = match make(socket) {
+            Err(_) if launch.lcores[index].role == RoleLaunch::Spare => make(SocketId::ANY)?, // it only waits on that CPU
+            made => made?,
+        };
         producers.push(producer);
         slots.push(Slot { ring, counters });
     }

@@ -60,7 +60,7 @@ pub fn serve(dataplane: &mut Dataplane, mut listener: Listener, signals: &mut Si
             let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
             return Ok(Ended { reason: format!("{name} received") });
         }
-        if let Some(ended) = visitor.listen(dataplane, &poll) {
+        if let Some(ended) = visitor.listen(dataplane) {
             return Ok(ended);
         }
         visitor.reconfigure(dataplane);
@@ -85,7 +85,7 @@ struct Asked {
 
 impl Visitor {
     /// Reads what the controller says, and sends what it has not taken yet; forgets it when it is gone.
-    fn listen(&mut self, dataplane: &mut Dataplane, poll: &Poll) -> Option<Ended> {
+    fn listen(&mut self, dataplane: &mut Dataplane) -> Option<Ended> {
         let gone = loop {
             match self.stream.as_mut()?.receive() {
                 Ok(Received::Nothing) => return None,
@@ -102,14 +102,13 @@ impl Visitor {
             }
         };
         warn!("the controller is gone ({gone}); established flows go on, new ones wait for another controller");
-        self.forget(poll);
+        self.leave();
         None
     }
 
-    fn forget(&mut self, poll: &Poll) {
-        if let Some(stream) = self.stream.take() {
-            let _ = poll.registry().deregister(&mut SourceFd(&stream.as_fd().as_raw_fd())); // it ends with the descriptor anyway
-        }
+    /// Nobody is there any more; the stream's registration with mio ends with its descriptor.
+    fn leave(&mut self) {
+        self.stream = None;
         if let Some(asked) = &mut self.asked {
             asked.waits = false;
             asked.next = None;
@@ -153,10 +152,11 @@ impl Visitor {
         self.tell(&Control::NotReconfigured { reason: error.to_string() });
     }
 
-    /// A controller that does not read is found out by the next look at its stream.
+    /// Who leaves too much unread is sent away.
     fn tell(&mut self, message: &Control) {
         if let Some(Err(error)) = self.stream.as_mut().map(|stream| stream.send(message)) {
-            warn!("the controller could not be told: {error}");
+            warn!("the controller could not be told, and is sent away: {error}");
+            self.leave();
         }
     }
 }
@@ -170,7 +170,7 @@ fn admit(dataplane: &mut Dataplane, listener: &mut Listener, visitor: &mut Visit
                 let pid = newcomer.pid();
                 match attach(dataplane, newcomer) {
                     Ok(stream) => {
-                        visitor.forget(poll);
+                        visitor.leave();
                         let fd = stream.as_fd().as_raw_fd();
                         let interest = Interest::READABLE | Interest::WRITABLE; // what it has not taken yet goes when it can
                         poll.registry().register(&mut SourceFd(&fd), CONTROLLER, interest)?;

@@ -177,4 +177,16 @@ pub(crate) mod tests {
         launch.eal.share_cores = true;
         assert!(crate::assembly::eal_config(&launch).is_ok());
     }
+
+    #[test]
+    fn a_spare_lcore_takes_no_cpu_from_anybody() {
+        let mut launch = launch();
+        launch.lcores.extend([0, 9].map(|cpu| LcoreLaunch { cpu, role: RoleLaunch::Spare }));
+        assert!(crate::assembly::eal_config(&launch).is_ok());
+        let sockets = [0, 0, 1, 1].map(SocketId);
+        let reports = lcores(&launch, &sockets, vec![Vec::new(); 4]);
+        assert!(reports.iter().all(|report| !report.cpu_shared), "{reports:?}");
+        assert_eq!((reports[3].role, reports[3].mempool_socket), (LcoreRole::Spare, None));
+        assert!(!warnings(&launch, &[SocketId(0)], &sockets).iter().any(|line| line.contains("socket 1")));
+    }
 }

@@ -13,6 +13,9 @@ use crate::Errno;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub i32);
 
+/// What the C library takes for large from the start; by itself it learns to keep ever larger pieces.
+const LARGE_BYTES: libc::c_int = 128 * 1024;
+
 impl SocketId {
     /// No particular one: a virtual device's, or "wherever there is memory".
     pub const ANY: Self = Self(-1);
@@ -77,6 +80,14 @@ fn move_to(cpus: &BTreeSet<u16>) -> Result<(), Errno> {
     // SAFETY: `set` is a live cpu_set_t of the size that is passed; 0 names the calling thread. A refusal changes nothing.
     let status = unsafe { libc::sched_setaffinity(0, mem::size_of::<libc::cpu_set_t>(), &set) };
     if status == 0 { Ok(()) } else { Err(Errno(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL))) }
+}
+
+/// From now on every large piece of memory is of fresh pages, which are on the socket of whoever touches them first, and goes
+/// back to the kernel when it is freed. Otherwise the C library keeps what was freed, wherever it is: tables of an instance that
+/// starts where another one ended on the other socket would be far away.
+pub fn place_large_memory_anew() {
+    // SAFETY: mallopt takes any integers and is safe to call from any thread. It is the C library's own allocator that Rust uses.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
 }
 
 /// The socket of a CPU; none if the machine lacks the CPU or tells no topology.
