@@ -288,6 +288,9 @@ fn instances_come_and_go_on_running_lcores_and_every_mbuf_comes_back() {
     }
     refusals_reach_the_controller(&mut rig, &document, &cpus);
     let mut rig = the_next_controller_sees_what_runs(rig, &document, &cpus);
+    // It is told to end in the middle of a reconfiguration.
+    let unfinished = Control::Reconfigure { launch: Box::new(with_instance(&document, Some(2), &cpus)) };
+    rig.attached.stream.send(&unfinished).unwrap();
     rig.attached.stream.send(&Control::Shutdown).unwrap();
     let balance = dataplane.join().unwrap();
     assert!(balance.is_even(), "{balance}");
