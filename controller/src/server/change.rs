@@ -44,32 +44,31 @@ struct Drain {
 impl Draining {
     /// Paths that an earlier controller has given numbers and this composition does not have.
     pub(super) fn of_earlier(composition: &Composition) -> Self {
-        let here: BTreeSet<&str> = composition.paths.iter().map(|path| path.name.as_str()).collect();
-        let gone = composition.numbers.names().filter(|name| !here.contains(name));
-        let drain = |name: &str| Drain {
+        let drain = |(id, name): (PathId, &str)| Drain {
             name: name.to_owned(),
-            id: None,
+            id: Some(id),
             tags: Vec::new(),
             packets: 0,
             quiet_since: Instant::now(),
         };
-        Self { paths: gone.map(drain).collect() }
+        Self { paths: composition.state.retired().map(drain).collect() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }
 
-    /// Adds what the new plan lacks, and takes out what it has again.
-    fn turn_to(&mut self, old: &Plan, new: &Plan) {
-        let here: BTreeSet<&str> = new.composition.paths.iter().map(|path| path.name.as_str()).collect();
-        self.paths.retain(|drain| !here.contains(drain.name.as_str()));
-        for path in old.composition.paths.iter().filter(|path| !here.contains(path.name.as_str())) {
+    /// Adds what retires with the new plan, and takes out what is in use again.
+    fn turn_to(&mut self, new: &Plan) {
+        let retired: BTreeSet<PathId> = new.composition.state.retired().map(|(id, _)| id).collect();
+        self.paths.retain(|drain| drain.id.is_some_and(|id| retired.contains(&id)));
+        let known: BTreeSet<PathId> = self.paths.iter().filter_map(|drain| drain.id).collect();
+        for path in new.composition.paths.iter().filter(|path| path.retired && !known.contains(&path.id)) {
             let of_path = |tag: &&PlacedTag| tag.rule.action.path == path.id;
             self.paths.push(Drain {
                 name: path.name.clone(),
                 id: Some(path.id),
-                tags: old.part().tags.iter().filter(of_path).copied().collect(),
+                tags: new.part().tags.iter().filter(of_path).copied().collect(),
                 packets: 0,
                 quiet_since: Instant::now(),
             });
@@ -120,11 +119,10 @@ impl Server {
             Ok(plan) => Arc::new(plan),
             Err(lines) => return Some(failed(FailureKind::BadConfiguration, lines)),
         };
-        let mut restart = match &self.state {
+        let restart = match &self.state {
             State::Attached(attachment) => differences(&attachment.hello.launch, plan.part()),
             _ => Vec::new(),
         };
-        restart.extend(plan.composition.moved.iter().cloned());
         if !restart.is_empty() && !allow_restart && !dry_run {
             let mut lines = vec![
                 "the change needs a restart of the dataplane, which interrupts traffic; allow it, or leave out:"
@@ -160,7 +158,8 @@ impl Server {
                 self.options.host
             )]);
         };
-        let composition = compose(&config, &self.plan.composition.numbers).map_err(lines)?;
+        let composition =
+            compose(&config, &self.plan.composition.state, Some(&self.plan.composition)).map_err(lines)?;
         Ok(Plan { config, composition, host })
     }
 
@@ -169,8 +168,8 @@ impl Server {
         let mut plan = plan;
         let stale = Draining::of_earlier(&plan.composition);
         if let Some(plan) = Arc::get_mut(&mut plan) {
-            let names: Vec<String> = stale.paths.into_iter().map(|drain| drain.name).collect();
-            plan.composition.numbers.forget(&names);
+            let gone = stale.paths.iter().filter_map(|drain| drain.id).collect();
+            plan.composition.state = plan.composition.state.forget(&gone);
         }
         self.draining = Draining::default();
         self.restart();
@@ -181,7 +180,7 @@ impl Server {
 
     fn take_plan(&mut self, plan: Arc<Plan>) {
         self.plan = plan;
-        if let Err(error) = numbers_file::write(&self.dataplane.run_dir, &self.plan.composition.numbers) {
+        if let Err(error) = numbers_file::write(&self.dataplane.run_dir, &self.plan.composition.state) {
             self.note(error.to_string());
         }
     }
@@ -192,7 +191,7 @@ impl Server {
         match result {
             Ok(flows) => {
                 applied.flows_kept = flows;
-                self.draining.turn_to(&self.plan, &plan);
+                self.draining.turn_to(&plan);
                 self.take_plan(plan);
                 self.respond_late(token, &Response::Applied(applied));
             }
@@ -217,10 +216,10 @@ impl Server {
         }
         tracing::info!("paths have ended: {}", names.join(", "));
         self.handle.send(Command::RemoveTags(tags));
-        let mut numbers = self.plan.composition.numbers.clone();
-        numbers.forget(&names);
         let mut composition = self.plan.composition.clone();
-        composition.numbers = numbers;
+        let ended = |(id, name): (PathId, &str)| names.iter().any(|gone| gone == name).then_some(id);
+        let gone = composition.state.retired().filter_map(ended).collect();
+        composition.state = composition.state.forget(&gone);
         let plan = Plan { config: self.plan.config.clone(), composition, host: self.plan.host };
         self.take_plan(Arc::new(plan));
     }
@@ -251,7 +250,7 @@ fn chains(config: &Config) -> BTreeMap<String, (&Tenant, &Chain)> {
     let pairs = config
         .tenants
         .iter()
-        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant, chain))));
+        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant.as_ref(), chain))));
     pairs.collect()
 }
 
@@ -281,31 +280,31 @@ fn compare_chains(name: &str, old: (&Tenant, &Chain), new: (&Tenant, &Chain), li
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::Numbers;
+    use crate::compose;
 
-    fn plan(text: &str, before: &Numbers) -> Plan {
+    fn plan(text: &str, before: &compose::State) -> Plan {
         let config = config::parse("f.yaml", text).map_err(|errors| errors.to_string()).unwrap();
-        let composition = compose(&config, before).map_err(|errors| errors.to_string()).unwrap();
+        let composition = compose::compose(&config, before, None).map_err(|errors| errors.to_string()).unwrap();
         Plan { config, composition, host: 0 }
     }
 
     #[test]
     fn a_path_that_is_gone_drains_until_it_is_quiet_and_one_that_returns_does_not() {
         let dns = "      dns: {from: clients, to: servers, select: {protocol: udp}, through: [edge]}\n";
-        let old = plan(&format!("{}{dns}", config::EXAMPLE), &Numbers::default());
-        let new = plan(config::EXAMPLE, &old.composition.numbers);
+        let old = plan(&format!("{}{dns}", config::EXAMPLE), &compose::State::default());
+        let new = plan(config::EXAMPLE, &old.composition.state);
         let gone = old.composition.paths.iter().find(|path| path.name == "acme: clients > edge/1 > servers").unwrap();
         let mut draining = Draining::default();
-        draining.turn_to(&old, &new);
+        draining.turn_to(&new);
         let (hour, now) = (Duration::from_secs(3_600), Duration::ZERO);
         let quiet = Stats::default();
         assert_eq!(draining.finished(&[], &quiet, hour), (vec![], vec![]), "not quiet for long enough");
         let (names, tags) = draining.finished(&[], &quiet, now);
-        assert_eq!(names, std::slice::from_ref(&gone.name));
+        assert_eq!(names, [format!("{} (retired)", gone.name)]);
         assert!(!tags.is_empty() && tags.iter().all(|tag| tag.rule.action.path == gone.id));
         assert!(draining.is_empty());
-        draining.turn_to(&old, &new);
-        draining.turn_to(&new, &old);
+        draining.turn_to(&new);
+        draining.turn_to(&plan(&format!("{}{dns}", config::EXAMPLE), &new.composition.state));
         assert!(draining.is_empty(), "it is in the plan again");
         let later = Draining::of_earlier(&new.composition);
         assert_eq!(later.paths.len(), 1, "a restarted controller knows it by its numbers");
@@ -313,11 +312,11 @@ mod tests {
 
     #[test]
     fn changes_are_told_in_words() {
-        let old = plan(config::EXAMPLE, &Numbers::default());
+        let old = plan(config::EXAMPLE, &compose::State::default());
         let text = config::EXAMPLE
             .replace("destination_ports: [80, 443, 5201]", "destination_ports: [80]")
             .replace("weights: {edge/1: 1}", "weights: {edge/1: 2}");
-        let lines = changes(&old, &plan(&text, &old.composition.numbers));
+        let lines = changes(&old, &plan(&text, &old.composition.state));
         let ends = "10.1.0.0/24,fd00:1::/64 > 10.2.0.0/24,fd00:2::/64";
         assert_eq!(
             lines[0],
@@ -328,6 +327,6 @@ mod tests {
             "chain acme/web has weights edge/1 2, nat/1 1, tap/1 1 instead of edge/1 1, nat/1 1, tap/1 1"
         );
         assert_eq!(lines.len(), 2);
-        assert_eq!(changes(&old, &plan(config::EXAMPLE, &Numbers::default())), [""; 0]);
+        assert_eq!(changes(&old, &plan(config::EXAMPLE, &compose::State::default())), [""; 0]);
     }
 }
