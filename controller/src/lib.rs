@@ -19,6 +19,7 @@
 pub mod api;
 pub mod compose;
 pub mod config;
+pub mod distribution;
 pub mod flows;
 mod lane;
 pub mod options;

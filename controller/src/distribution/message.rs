@@ -1,0 +1,114 @@
+//! What controllers say to each other about versions.
+
+use std::fmt;
+
+use packet::PathId;
+use serde::{Deserialize, Serialize};
+
+use super::{Document, Stamp};
+
+/// Names one attempt to make a change; no two attempts have the same, whoever led them and whenever.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ChangeId {
+    /// The host that leads it.
+    pub leader: String,
+    /// Which run of that host's controller.
+    pub run: u64,
+    /// Which of that run's changes.
+    pub number: u64,
+}
+
+impl fmt::Display for ChangeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "change {} of {}", self.number, self.leader)
+    }
+}
+
+/// How a host is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// What it goes by.
+    pub active: Stamp,
+    /// What it has installed and not activated.
+    pub installed: Option<Stamp>,
+    /// Retired paths that have no flows there and whose rules have been quiet for long.
+    pub idle: Vec<PathId>,
+    /// Its instances that have panicked: `acme/edge/1`.
+    pub failed: Vec<String>,
+}
+
+/// What passes between two controllers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum Message {
+    /// How I am; said on connecting, when it changes, and from time to time.
+    Status(PeerStatus),
+    /// Leader: could you go by this?
+    Prepare {
+        /// The attempt.
+        change: ChangeId,
+        /// What you must be active with; none if a whole file is to end a disagreement.
+        base: Option<Stamp>,
+        /// What to go by.
+        document: Box<Document>,
+        /// The digest of what the leader composed from it.
+        composed: String,
+        /// Your dataplane may be restarted for it.
+        allow_restart: bool,
+    },
+    /// I could.
+    Prepared {
+        /// The attempt.
+        change: ChangeId,
+    },
+    /// I can't, and have undone what I did for it.
+    Refused {
+        /// The attempt.
+        change: ChangeId,
+        /// Why.
+        refusal: super::Refusal,
+    },
+    /// Leader: start its instances, put its tag rules in place.
+    Install {
+        /// The attempt.
+        change: ChangeId,
+    },
+    /// They are in place, and I have written that down.
+    Installed {
+        /// The attempt.
+        change: ChangeId,
+    },
+    /// Leader: everybody has installed it; go by it.
+    Activate {
+        /// The attempt.
+        change: ChangeId,
+        /// Of its document.
+        stamp: Stamp,
+    },
+    /// I do.
+    Activated {
+        /// The attempt.
+        change: ChangeId,
+    },
+    /// What became of the attempt that you lead?
+    Inquire {
+        /// The attempt.
+        change: ChangeId,
+    },
+    /// Leader: I lead it no more. It was made if its document is what I am active with, else it never will be.
+    Over {
+        /// The attempt.
+        change: ChangeId,
+        /// What I am active with.
+        active: Stamp,
+    },
+    /// Send me what you are active with.
+    Fetch,
+    /// Here it is.
+    Fetched {
+        /// The document.
+        document: Box<Document>,
+        /// The digest of what was composed from it.
+        composed: String,
+    },
+}
