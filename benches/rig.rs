@@ -72,7 +72,7 @@ impl Rig {
         let file = directory.join("bench.yaml");
         std::fs::write(&file, yaml(options)).map_err(|error| failed("write the configuration", &error))?;
         let config = config::load(&file).map_err(|error| failed("read the rig's configuration", &error))?;
-        let composition = compose::compose(&config, &compose::Numbers::default())
+        let composition = compose::compose(&config, &compose::State::default(), None)
             .map_err(|error| failed("compose the rig's chain", &error))?;
         let launch = process::launch_now(&composition.hosts[0]);
         let eal = eal_config(&launch).map_err(|error| failed("launch", &error))?;

@@ -266,10 +266,10 @@ fn first_subchain(plan: &Plan, place: Place, key: &FlowKey) -> Result<usize, Rej
             plan.composition.chains[tenant_index][chain].first().copied().ok_or(Rejection::NoPath)
         }
         Place::Instance(..) => {
-            let begins = |subchain: &Subchain| subchain.head(place).is_some();
+            let begins = |subchain: &Arc<Subchain>| subchain.head(place).is_some();
             plan.composition.subchains.iter().position(begins).ok_or(Rejection::NoHead)
         }
-        Place::Tunnel => Err(Rejection::NoHead),
+        Place::Tunnel | Place::Retired(..) | Place::Free => Err(Rejection::NoHead),
     }
 }
 

@@ -33,6 +33,6 @@ use std::path::Path;
 /// Reads, checks and composes a configuration file, as every host's controller does at its start.
 pub fn check(file: &Path) -> Result<(config::Config, compose::Composition), config::LoadError> {
     let config = config::load(file)?;
-    let composition = compose::compose(&config, &compose::Numbers::default())?;
+    let composition = compose::compose(&config, &compose::State::default(), None)?;
     Ok((config, composition))
 }

@@ -207,12 +207,12 @@ fn compare(path: &str, running: &Value, wanted: &Value, lines: &mut Vec<String>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::{Numbers, compose};
+    use crate::compose::{State, compose};
     use crate::config;
 
     fn part() -> HostPart {
         let config = config::parse("e.yaml", config::EXAMPLE).unwrap();
-        compose(&config, &Numbers::default()).unwrap().hosts.remove(0)
+        compose(&config, &State::default(), None).unwrap().hosts.remove(0).as_ref().clone()
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn host_part(config: &Config, host_index: usize) -> HostPart {
     for (number, vport) in vports.iter().enumerate() {
         let id = VportId(u16::try_from(number).unwrap_or(u16::MAX));
         match vport.place {
-            Place::Tunnel => {}
+            Place::Tunnel | Place::Retired(..) | Place::Free => {}
             Place::Endpoint(tenant, endpoint) => {
                 endpoints.push(endpoint_launch(host, &config.tenants[tenant], endpoint, id, &vport.name));
             }

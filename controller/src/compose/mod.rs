@@ -13,10 +13,16 @@
 //! Invariants (tested by a walker that knows nothing of how rules are made): along the forward tag a packet visits the path's
 //! elements in order, along the reverse tag in reverse order, each once, over any hosts; no two rules of a host have one key.
 
+pub mod check;
+mod difference;
 mod launch;
-mod numbers;
 mod paths;
 mod rules;
+mod state;
+mod transform;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use packet::{PathId, Tag, Vni, VportId};
 use shm::counters::TAG_COUNTERS;
@@ -25,27 +31,62 @@ use shm::rules::{ExactAction, TagRule};
 
 use crate::config::{Config, ConfigErrors, Hugepages, Problem, Problems};
 
-use numbers::Numbering;
-pub use numbers::{Numbers, PathNumbers};
+pub use difference::{Difference, HostDifference, difference};
+use state::Numbering;
+pub use state::State;
+pub use transform::{Clone as ManglerClone, Mangler, Transformation};
 
 /// What all hosts install.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Composition {
     /// In the configuration's order.
-    pub hosts: Vec<HostPart>,
+    pub hosts: Vec<Arc<HostPart>>,
+    /// The running copies of functions on all hosts: the configuration's in its order, then retired ones.
+    pub instances: Vec<PlacedInstance>,
     /// Of all tenants.
-    pub subchains: Vec<Subchain>,
+    pub subchains: Vec<Arc<Subchain>>,
     /// Of all subchains; each is there once, however many subchains use it.
-    pub paths: Vec<InstancePath>,
+    pub paths: Vec<Arc<InstancePath>>,
     /// For each tenant, for each of its chains: its subchains in order, as indices.
     pub chains: Vec<Vec<Vec<usize>>>,
-    /// The numbers given away, for the next composition.
-    pub numbers: Numbers,
-    /// Why flows of the composition before would go astray by this one's tags, one line each; it can only be taken into
-    /// force with a dataplane that has no flows.
-    pub moved: Vec<String>,
+    /// What the next composition goes on from; the record that all controllers share.
+    pub state: State,
+    /// What manglers make of the tenants' chains.
+    pub transformation: Transformation,
     /// What the operator should know.
     pub warnings: Vec<Problem>,
+    by_id: BTreeMap<PathId, usize>,
+}
+
+/// A running copy of a function, where the composition has put it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlacedInstance {
+    /// Its place; one that the configuration has is `Place::Instance`.
+    pub place: Place,
+    /// The tenant's name.
+    pub tenant: String,
+    /// `acme/edge/1`; a retired one is marked as such.
+    pub name: String,
+    /// What the dataplane calls it, in its launch document; the same for as long as it runs.
+    pub running_name: String,
+    /// The name of its kind: `edge`.
+    pub kind: String,
+    /// Its implementation.
+    pub function: String,
+    /// A new subchain begins behind it.
+    pub mangles: bool,
+    /// Its host, an index into the configuration.
+    pub host: usize,
+    /// Its vport there.
+    pub vport: VportId,
+    /// Its lcore there.
+    pub lcore: usize,
+    /// Its CPU there.
+    pub cpu: u16,
+    /// It gets no new flows and ends with its last one.
+    pub retired: bool,
+    /// The clone of a mangler that it is, if its kind has several: an index into the transformation's clones of the kind.
+    pub clone: Option<usize>,
 }
 
 /// What one host installs.
@@ -99,6 +140,10 @@ pub enum Place {
     Endpoint(usize, usize),
     /// A tenant's NF instance.
     Instance(usize, usize),
+    /// An endpoint or instance that the configuration lacks and that flows still use: its host and vport.
+    Retired(usize, VportId),
+    /// A number that is free at present.
+    Free,
 }
 
 /// A tag rule and the lcore whose table it belongs to.
@@ -158,6 +203,8 @@ pub struct InstancePath {
     pub mtu_reverse: u16,
     /// The exact rule's action at the head.
     pub action: ExactAction,
+    /// The configuration lacks it: flows that have it keep it, new ones don't get it.
+    pub retired: bool,
 }
 
 /// An element of a path.
@@ -175,8 +222,10 @@ pub struct Element {
     pub lcore: usize,
 }
 
-/// Computes what every host installs. `before` are the numbers of the composition in force; a first one has none.
-pub fn compose(config: &Config, before: &Numbers) -> Result<Composition, ConfigErrors> {
+/// Computes what every host installs. `before` is the state of the composition in force; a first one has none. `reuse` is a
+/// composition that came before, of which unchanged parts are taken over; it makes no difference to the result.
+pub fn compose(config: &Config, before: &State, reuse: Option<&Composition>) -> Result<Composition, ConfigErrors> {
+    let _ = reuse;
     let mut problems = Problems::new(&config.file);
     let mut hosts: Vec<HostPart> = (0..config.hosts.len()).map(|host| launch::host_part(config, host)).collect();
     let mut numbers = Numbering::after(before);
@@ -197,14 +246,50 @@ pub fn compose(config: &Config, before: &Numbers) -> Result<Composition, ConfigE
     let mut warnings = config.warnings.clone();
     warnings.extend(paths::mtu_warnings(config, &plan));
     let paths::Plan { subchains, paths, chains } = plan;
-    let (numbers, moved) = numbers.finish();
-    Ok(Composition { hosts, subchains, paths, chains, numbers, moved, warnings })
+    Ok(Composition {
+        instances: instances(config, &hosts),
+        hosts: hosts.into_iter().map(Arc::new).collect(),
+        subchains: subchains.into_iter().map(Arc::new).collect(),
+        by_id: paths.iter().enumerate().map(|(index, path)| (path.id, index)).collect(),
+        paths: paths.into_iter().map(Arc::new).collect(),
+        chains,
+        state: numbers.finish(),
+        transformation: Transformation::default(),
+        warnings,
+    })
+}
+
+fn instances(config: &Config, hosts: &[HostPart]) -> Vec<PlacedInstance> {
+    let mut found = Vec::new();
+    for (tenant_index, tenant) in config.tenants.iter().enumerate() {
+        for (index, instance) in tenant.instances.iter().enumerate() {
+            let nf = &tenant.nfs[instance.nf];
+            let name = format!("{}/{}", tenant.name, instance.name);
+            let Some(vport) = hosts[instance.host].vport(&name) else { continue };
+            found.push(PlacedInstance {
+                place: Place::Instance(tenant_index, index),
+                tenant: tenant.name.clone(),
+                running_name: name.clone(),
+                name,
+                kind: nf.name.clone(),
+                function: nf.function.clone(),
+                mangles: nf.mangles,
+                host: instance.host,
+                vport,
+                lcore: hosts[instance.host].lcore(vport).unwrap_or(0),
+                cpu: instance.cpu,
+                retired: false,
+                clone: None,
+            });
+        }
+    }
+    found
 }
 
 impl Composition {
     /// The path of this number.
     pub fn path(&self, id: PathId) -> Option<&InstancePath> {
-        self.paths.iter().find(|path| path.id == id)
+        self.paths.get(*self.by_id.get(&id)?).map(Arc::as_ref)
     }
 }
 

@@ -171,6 +171,7 @@ impl Planner<'_> {
             mtu_forward: mtu,
             mtu_reverse: mtu,
             action: unset_action(numbers.id, tenant.vni, numbers.forward),
+            retired: false,
             elements,
         });
         let index = self.plan.paths.len() - 1;

@@ -14,7 +14,7 @@ use crate::flows::{Plan, Sessions};
 
 fn composed(text: &str) -> (Config, Composition) {
     let config = config::parse("f.yaml", text).map_err(|errors| errors.to_string()).unwrap();
-    let composition = compose(&config, &Numbers::default()).map_err(|errors| errors.to_string()).unwrap();
+    let composition = compose(&config, &State::default(), None).map_err(|errors| errors.to_string()).unwrap();
     (config, composition)
 }
 
@@ -330,7 +330,7 @@ proptest! {
     fn every_chain_of_any_configuration_is_walked_in_order_and_back(shape in shapes()) {
         let text = yaml(&shape);
         match config::parse("f.yaml", &text) {
-            Ok(config) => match compose(&config, &Numbers::default()) {
+            Ok(config) => match compose(&config, &State::default(), None) {
                 Ok(again) => {
                     prop_assert_eq!(composed(&text).1, again, "every host computes the same");
                     check_all(&text);
@@ -377,7 +377,7 @@ fn a_further_instance_leaves_the_numbers_of_existing_paths_alone() {
         "      - {nf: edge, host: host1, cpu: 1}\n      - {nf: edge, host: host2, cpu: 7}\n",
     );
     let config = config::parse(&config.file, &more).unwrap();
-    let after = compose(&config, &before.numbers).unwrap();
+    let after = compose(&config, &before.state, None).unwrap();
     assert_eq!(after.paths.len(), before.paths.len() + 1);
     for path in &before.paths {
         let same = after.paths.iter().find(|other| other.name == path.name).unwrap();
@@ -403,7 +403,7 @@ fn more_paths_than_tags_is_an_error_that_names_chain_and_remedy() {
         text = text.replacen("    # Which traffic", &line, 1);
     }
     let config = config::parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
-    let error = compose(&config, &Numbers::default()).unwrap_err().to_string();
+    let error = compose(&config, &State::default(), None).unwrap_err().to_string();
     assert!(error.contains("tenants.acme.chains.web: more instance paths than tenant `acme` has tags for"), "{error}");
     assert!(error.contains("at most 31 in all (one part of the chain alone has 32)"), "{error}");
 }
@@ -414,7 +414,7 @@ fn a_way_between_hosts_needs_an_underlay() {
     let end = at + EXAMPLE[at..].find('\n').unwrap() + 1;
     let text = format!("{}{}", &EXAMPLE[..at], &EXAMPLE[end..]);
     let config = config::parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
-    let error = compose(&config, &Numbers::default()).unwrap_err().to_string();
+    let error = compose(&config, &State::default(), None).unwrap_err().to_string();
     assert!(error.contains("leaves host `host2`, which has no underlay; declare its `underlay`"), "{error}");
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use packet::{FiveTuple, Vni, protocol};
 
-use crate::compose::{Numbers, compose};
+use crate::compose::{State, compose};
 use crate::config;
 
 /// One host; web and rest from clients; two firewalls with weights 3 and 1; two manglers.
@@ -39,7 +39,7 @@ tenants:
 
 fn plan(text: &str) -> Arc<Plan> {
     let config = config::parse("f.yaml", text).map_err(|errors| errors.to_string()).unwrap();
-    let composition = compose(&config, &Numbers::default()).map_err(|errors| errors.to_string()).unwrap();
+    let composition = compose(&config, &State::default(), None).map_err(|errors| errors.to_string()).unwrap();
     Arc::new(Plan { config, composition, host: 0 })
 }
 
@@ -183,7 +183,7 @@ fn moving_to_a_plan_with_other_vports_keeps_flows_whose_path_is_still_there() {
             "      more: {host: h, port: up, prefixes: [10.3.0.0/24], gateways: [10.3.0.1]}\n      clients:",
         );
     let config = config::parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
-    let composition = compose(&config, &old.composition.numbers).map_err(|errors| errors.to_string()).unwrap();
+    let composition = compose(&config, &old.composition.state, None).map_err(|errors| errors.to_string()).unwrap();
     let new = Arc::new(Plan { config, composition, host: 0 });
     assert_eq!(sessions.move_to_plan(new.clone()), 4, "the flows through nat/2");
     for (_, rule) in sessions.rules() {

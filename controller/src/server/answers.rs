@@ -119,27 +119,24 @@ impl Server {
 
     fn instances(&self, stats: &Stats) -> Vec<InstanceRow> {
         let mut rows = Vec::new();
-        for (tenant_index, tenant) in self.plan.config.tenants.iter().enumerate() {
-            for (index, instance) in tenant.instances.iter().enumerate() {
-                let name = format!("{}/{}", tenant.name, instance.name);
-                let nf = &tenant.nfs[instance.nf];
-                let here = instance.host == self.plan.host;
-                let counters = if here { self.nf_counters(&name) } else { Vec::new() };
-                let failed = stats.failed.contains(&Place::Instance(tenant_index, index)) || self.has_panicked(&name);
-                rows.push(InstanceRow {
-                    instance: name,
-                    function: nf.function.clone(),
-                    mangles: nf.mangles,
-                    host: self.plan.config.hosts[instance.host].name.clone(),
-                    cpu: instance.cpu,
-                    state: match (here, failed) {
-                        (false, _) => InstanceState::Elsewhere,
-                        (true, true) => InstanceState::Failed,
-                        (true, false) => InstanceState::Running,
-                    },
-                    counters,
-                });
-            }
+        for instance in &self.plan.composition.instances {
+            let name = &instance.running_name;
+            let here = instance.host == self.plan.host;
+            let counters = if here { self.nf_counters(name) } else { Vec::new() };
+            let failed = here && (stats.failed.contains(&instance.place) || self.has_panicked(name));
+            rows.push(InstanceRow {
+                instance: instance.name.clone(),
+                function: instance.function.clone(),
+                mangles: instance.mangles,
+                host: self.plan.config.hosts[instance.host].name.clone(),
+                cpu: instance.cpu,
+                state: match (here, failed) {
+                    (false, _) => InstanceState::Elsewhere,
+                    (true, true) => InstanceState::Failed,
+                    (true, false) => InstanceState::Running,
+                },
+                counters,
+            });
         }
         rows
     }
@@ -217,7 +214,7 @@ impl Server {
     fn paths(&self, stats: &Stats) -> Vec<PathRow> {
         let counts = self.attachment().map(|(_, counters)| counters.snapshots()).unwrap_or_default();
         let failed = |path: &InstancePath| path.elements.iter().any(|element| stats.failed.contains(&element.place));
-        let row = |(index, path): (usize, &InstancePath)| {
+        let row = |(index, path): (usize, &std::sync::Arc<InstancePath>)| {
             let (chains, subchain, weight) = self.chains_of(index);
             PathRow {
                 path: path.id.0,

@@ -44,16 +44,14 @@ struct Drain {
 impl Draining {
     /// Paths that an earlier controller has given numbers and this composition does not have.
     pub(super) fn of_earlier(composition: &Composition) -> Self {
-        let here: BTreeSet<&str> = composition.paths.iter().map(|path| path.name.as_str()).collect();
-        let gone = composition.numbers.names().filter(|name| !here.contains(name));
-        let drain = |name: &str| Drain {
+        let drain = |(id, name): (PathId, &str)| Drain {
             name: name.to_owned(),
-            id: None,
+            id: Some(id),
             tags: Vec::new(),
             packets: 0,
             quiet_since: Instant::now(),
         };
-        Self { paths: gone.map(drain).collect() }
+        Self { paths: composition.state.retired().map(drain).collect() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -120,11 +118,10 @@ impl Server {
             Ok(plan) => Arc::new(plan),
             Err(lines) => return Some(failed(FailureKind::BadConfiguration, lines)),
         };
-        let mut restart = match &self.state {
+        let restart = match &self.state {
             State::Attached(attachment) => differences(&attachment.hello.launch, plan.part()),
             _ => Vec::new(),
         };
-        restart.extend(plan.composition.moved.iter().cloned());
         if !restart.is_empty() && !allow_restart && !dry_run {
             let mut lines = vec![
                 "the change needs a restart of the dataplane, which interrupts traffic; allow it, or leave out:"
@@ -160,7 +157,8 @@ impl Server {
                 self.options.host
             )]);
         };
-        let composition = compose(&config, &self.plan.composition.numbers).map_err(lines)?;
+        let composition =
+            compose(&config, &self.plan.composition.state, Some(&self.plan.composition)).map_err(lines)?;
         Ok(Plan { config, composition, host })
     }
 
@@ -169,8 +167,8 @@ impl Server {
         let mut plan = plan;
         let stale = Draining::of_earlier(&plan.composition);
         if let Some(plan) = Arc::get_mut(&mut plan) {
-            let names: Vec<String> = stale.paths.into_iter().map(|drain| drain.name).collect();
-            plan.composition.numbers.forget(&names);
+            let gone = stale.paths.iter().filter_map(|drain| drain.id).collect();
+            plan.composition.state = plan.composition.state.forget(&gone);
         }
         self.draining = Draining::default();
         self.restart();
@@ -181,7 +179,7 @@ impl Server {
 
     fn take_plan(&mut self, plan: Arc<Plan>) {
         self.plan = plan;
-        if let Err(error) = numbers_file::write(&self.dataplane.run_dir, &self.plan.composition.numbers) {
+        if let Err(error) = numbers_file::write(&self.dataplane.run_dir, &self.plan.composition.state) {
             self.note(error.to_string());
         }
     }
@@ -217,10 +215,10 @@ impl Server {
         }
         tracing::info!("paths have ended: {}", names.join(", "));
         self.handle.send(Command::RemoveTags(tags));
-        let mut numbers = self.plan.composition.numbers.clone();
-        numbers.forget(&names);
         let mut composition = self.plan.composition.clone();
-        composition.numbers = numbers;
+        let ended = |(id, name): (PathId, &str)| names.iter().any(|gone| gone == name).then_some(id);
+        let gone = composition.state.retired().filter_map(ended).collect();
+        composition.state = composition.state.forget(&gone);
         let plan = Plan { config: self.plan.config.clone(), composition, host: self.plan.host };
         self.take_plan(Arc::new(plan));
     }
@@ -281,19 +279,19 @@ fn compare_chains(name: &str, old: (&Tenant, &Chain), new: (&Tenant, &Chain), li
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::Numbers;
+    use crate::compose;
 
-    fn plan(text: &str, before: &Numbers) -> Plan {
+    fn plan(text: &str, before: &compose::State) -> Plan {
         let config = config::parse("f.yaml", text).map_err(|errors| errors.to_string()).unwrap();
-        let composition = compose(&config, before).map_err(|errors| errors.to_string()).unwrap();
+        let composition = compose::compose(&config, before, None).map_err(|errors| errors.to_string()).unwrap();
         Plan { config, composition, host: 0 }
     }
 
     #[test]
     fn a_path_that_is_gone_drains_until_it_is_quiet_and_one_that_returns_does_not() {
         let dns = "      dns: {from: clients, to: servers, select: {protocol: udp}, through: [edge]}\n";
-        let old = plan(&format!("{}{dns}", config::EXAMPLE), &Numbers::default());
-        let new = plan(config::EXAMPLE, &old.composition.numbers);
+        let old = plan(&format!("{}{dns}", config::EXAMPLE), &compose::State::default());
+        let new = plan(config::EXAMPLE, &old.composition.state);
         let gone = old.composition.paths.iter().find(|path| path.name == "acme: clients > edge/1 > servers").unwrap();
         let mut draining = Draining::default();
         draining.turn_to(&old, &new);
@@ -313,11 +311,11 @@ mod tests {
 
     #[test]
     fn changes_are_told_in_words() {
-        let old = plan(config::EXAMPLE, &Numbers::default());
+        let old = plan(config::EXAMPLE, &compose::State::default());
         let text = config::EXAMPLE
             .replace("destination_ports: [80, 443, 5201]", "destination_ports: [80]")
             .replace("weights: {edge/1: 1}", "weights: {edge/1: 2}");
-        let lines = changes(&old, &plan(&text, &old.composition.numbers));
+        let lines = changes(&old, &plan(&text, &old.composition.state));
         let ends = "10.1.0.0/24,fd00:1::/64 > 10.2.0.0/24,fd00:2::/64";
         assert_eq!(
             lines[0],
@@ -328,6 +326,6 @@ mod tests {
             "chain acme/web has weights edge/1 2, nat/1 1, tap/1 1 instead of edge/1 1, nat/1 1, tap/1 1"
         );
         assert_eq!(lines.len(), 2);
-        assert_eq!(changes(&old, &plan(config::EXAMPLE, &Numbers::default())), [""; 0]);
+        assert_eq!(changes(&old, &plan(config::EXAMPLE, &compose::State::default())), [""; 0]);
     }
 }

@@ -20,7 +20,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use super::{Attachment, CAPTURE_QUEUE, FIRST_CONNECTION, SIGNALS, Server, State, TICK, WAKER, Waiting, change};
 use super::{numbers_file, watch};
-use crate::compose::{Numbers, compose};
+use crate::compose::{self, compose};
 use crate::config::{self, ConfigErrors, LoadError};
 use crate::flows::Plan;
 use crate::options::Options;
@@ -159,12 +159,12 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         Err(error) => return Err(error.into()),
     };
     // A running dataplane's flows have their tags already; without one there is nothing to keep.
-    let before = if running.is_some() { numbers_file::read(&dataplane.run_dir) } else { Numbers::default() };
-    let composition = compose(&config, &before)?;
+    let before = if running.is_some() { numbers_file::read(&dataplane.run_dir) } else { compose::State::default() };
+    let composition = compose(&config, &before, None)?;
     for warning in &composition.warnings {
         tracing::warn!("{warning}");
     }
-    numbers_file::write(&dataplane.run_dir, &composition.numbers)?;
+    numbers_file::write(&dataplane.run_dir, &composition.state)?;
     let draining = change::Draining::of_earlier(&composition);
     let plan = Arc::new(Plan { config, composition, host });
     let poll = Poll::new().map_err(RunError::EventLoop)?;
@@ -205,8 +205,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         _lock: lock,
     };
     if let Some(attached) = running {
-        let mut lines = differences(&attached.hello.launch, server.plan.part());
-        lines.extend(server.plan.composition.moved.iter().cloned());
+        let lines = differences(&attached.hello.launch, server.plan.part());
         if !lines.is_empty() && !server.options.replace {
             return Err(RunError::Differs { pid: attached.hello.pid, lines });
         }
