@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::message::ChangeId;
-use crate::compose::Numbers as State;
+use crate::compose::State;
 type Operation = serde_json::Value;
 
 /// Everything that a composition follows from.

@@ -112,3 +112,25 @@ pub enum Message {
         composed: String,
     },
 }
+
+/// What is in a frame between two controllers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "letter", content = "content", rename_all = "snake_case")]
+pub enum Letter {
+    /// About versions.
+    Version(Message),
+    /// A question that the API asks of all hosts: a request of the API, as JSON.
+    Ask {
+        /// For the answer.
+        ticket: u64,
+        /// The request.
+        question: String,
+    },
+    /// Its answer: a response of the API, as JSON.
+    Answer {
+        /// The question's.
+        ticket: u64,
+        /// The response.
+        answer: String,
+    },
+}

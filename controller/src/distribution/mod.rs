@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Pure: no clock, no I/O. [`Input`]s with a given time go in, [`Action`]s come out and are done in their order.
-//! [`links`] carries messages between hosts, [`record`] keeps what must outlive the process.
+//! [`links`] carries messages between hosts; what must outlive the process is a [`Record`].
 //!
 //! Invariants (tested by simulation with crashes, lost connections, delayed and repeated messages):
 //! - No two hosts are ever active with different documents of one version.
@@ -30,13 +30,17 @@
 
 mod document;
 mod follow;
+mod key;
 mod lead;
+pub mod links;
 mod machine;
 mod message;
+mod wire;
 
 pub use document::{Document, Installed, Record, Stamp, digest};
+pub use key::{Key, KeyError};
 pub use machine::{Action, Input, Machine, Phase, Refusal, Task, Times};
-pub use message::{ChangeId, Message, PeerStatus};
+pub use message::{ChangeId, Letter, Message, PeerStatus};
 
 #[cfg(test)]
 mod tests;

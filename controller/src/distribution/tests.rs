@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::compose::Numbers as State;
+use crate::compose::State;
 
 fn times() -> Times {
     Times { prepare_ms: 100, install_ms: 200, activate_ms: 100, repeat_ms: 20, forget_again_ms: 500 }
