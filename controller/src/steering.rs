@@ -480,6 +480,10 @@ impl Steering {
                 let name = self.sessions.plan().part().vport_name(key.vport);
                 tracing::warn!("{name} rewrites flows: {} became {became}", key.five_tuple);
             }
+            Event::AffinityViolation { key, expected, found } => {
+                let name = self.sessions.plan().part().vport_name(key.vport);
+                tracing::error!("{name}: {} belongs to path {expected} and was found on path {found}", key.five_tuple);
+            }
             // Taken out before.
             Event::FlowMiss { .. } => {}
         }

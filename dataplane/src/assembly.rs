@@ -376,5 +376,6 @@ fn tunnel_on(launch: &Launch, ports: &[IoPort]) -> Option<TunnelPort> {
         peers: tunnel.peers.clone(),
         udp_port: tunnel.udp_port,
         vnis: tunnel.vnis.clone(),
+        encapsulation: tunnel.encapsulation,
     })
 }

@@ -21,6 +21,8 @@ use crate::parking::ParkedFlow;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// How long a flow that no chain selects is dropped without asking the controller again.
 const REJECTED_NS: u64 = NANOS_PER_SECOND;
+/// What a sixteenth short of a flow's idle time is.
+const NEARLY: u64 = 16;
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -168,6 +170,27 @@ impl ExactTable {
         Some(std::mem::take(&mut entry.parked))
     }
 
+    /// True if a flow's time is up, though no sweep has come by to take it out; never for a pending one.
+    pub fn is_over(&self, handle: FlowHandle, now_ns: u64) -> bool {
+        self.get(handle).is_some_and(|entry| idle_ns(entry, now_ns) > self.idle.of(entry))
+    }
+
+    /// True if a rule's flow goes on: its connection is not over, and it is not idle for nearly its time, which the lcore of its
+    /// other end, that counts from another packet, may hold to be up.
+    pub fn is_live(&self, handle: FlowHandle, now_ns: u64) -> bool {
+        self.get(handle).is_some_and(|entry| {
+            let limit_ns = self.idle.of(entry);
+            matches!(entry.state, FlowState::Active(_))
+                && !entry.is_closing()
+                && idle_ns(entry, now_ns) <= limit_ns - limit_ns / NEARLY
+        })
+    }
+
+    fn get(&self, handle: FlowHandle) -> Option<&FlowEntry> {
+        let entry = self.entries.get(handle.index as usize)?;
+        (entry.in_use && entry.generation == handle.generation).then_some(entry)
+    }
+
     /// Looks at up to `budget` slab positions and returns the first flow found whose time is up; the next call goes on behind
     /// it. A pending flow has its own deadline and is not returned.
     pub fn sweep(&mut self, now_ns: u64, budget: &mut usize) -> Option<FlowHandle> {
@@ -175,7 +198,7 @@ impl ExactTable {
             *budget -= 1;
             self.sweep_at = if self.sweep_at + 1 < self.entries.len() { self.sweep_at + 1 } else { 0 };
             let entry = &self.entries[self.sweep_at];
-            if entry.in_use && now_ns.saturating_sub(entry.last_ns) > self.idle.of(entry) {
+            if entry.in_use && idle_ns(entry, now_ns) > self.idle.of(entry) {
                 return Some(FlowHandle { index: self.sweep_at as u32, generation: entry.generation });
             }
         }
@@ -256,6 +279,10 @@ impl FlowEntry {
     const fn is_closing(&self) -> bool {
         self.closed == Side::Own as u8 | Side::Opposite as u8
     }
+}
+
+const fn idle_ns(entry: &FlowEntry, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(entry.last_ns)
 }
 
 impl IdleTimes {

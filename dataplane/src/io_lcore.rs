@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use dpdk::Port;
 use ipnet::IpNet;
 use packet::{DropReason, MacAddr, Vni, VportId};
+use shm::launch::Encapsulation;
 
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
@@ -70,8 +71,10 @@ pub struct TunnelPort {
     pub peers: Vec<IpAddr>,
     /// VXLAN's UDP port.
     pub udp_port: u16,
-    /// The tenants' networks.
+    /// The tenants' networks, primary and further ones.
     pub vnis: Vec<Vni>,
+    /// How packets travel to and from the peers; endpoints behind a VTEP of their own get plain VXLAN always.
+    pub encapsulation: Encapsulation,
 }
 
 impl IoLcore {

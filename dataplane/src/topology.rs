@@ -33,6 +33,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Topology {
     places: Vec<Option<Place>>,
+    vnis: Vec<Option<Vni>>,
     /// The endpoints, in the launch document's order.
     pub endpoints: Vec<EndpointLaunch>,
 }
@@ -70,7 +71,8 @@ pub enum TopologyError {
 impl Topology {
     /// Reads the vports out of the launch document.
     pub fn new(launch: &Launch) -> Result<Self, TopologyError> {
-        let mut topology = Self { places: vec![None; MAX_VPORTS], endpoints: launch.endpoints.clone() };
+        let (places, vnis) = (vec![None; MAX_VPORTS], vec![None; MAX_VPORTS]);
+        let mut topology = Self { places, vnis, endpoints: launch.endpoints.clone() };
         for port in &launch.ports {
             if launch.lcores.get(port.lcore).is_none_or(|lcore| lcore.role != RoleLaunch::Io) {
                 return Err(TopologyError::NotIo { port: port.name.clone(), lcore: port.lcore });
@@ -86,37 +88,45 @@ impl Topology {
         if let Some(tunnel) = &launch.tunnel {
             let lcore = lcore_of_port(&tunnel.port, "the tunnel")?;
             tunnel_lcore = Some(lcore);
-            topology.put(VportId::TUNNEL, "the tunnel", Place::Tunnel { lcore })?;
+            topology.put(VportId::TUNNEL, None, "the tunnel", Place::Tunnel { lcore })?;
         }
         for (endpoint, spec) in launch.endpoints.iter().enumerate() {
             let lcore = match &spec.attachment {
                 Attachment::Port { port, .. } => lcore_of_port(port, &spec.name)?,
                 Attachment::Vtep { .. } => tunnel_lcore.ok_or_else(|| TopologyError::NoTunnel(spec.name.clone()))?,
             };
-            topology.put(spec.vport, &spec.name, Place::Endpoint { lcore, endpoint })?;
+            topology.put(spec.vport, Some(spec.vni), &spec.name, Place::Endpoint { lcore, endpoint })?;
         }
         for (lcore, spec) in launch.lcores.iter().enumerate() {
             if let RoleLaunch::Nf(nf) = &spec.role {
-                topology.put(nf.vport, &nf.instance, Place::Nf { lcore })?;
+                topology.put(nf.vport, Some(nf.vni), &nf.instance, Place::Nf { lcore })?;
             }
         }
         Ok(topology)
     }
 
-    fn put(&mut self, vport: VportId, name: &str, place: Place) -> Result<(), TopologyError> {
-        match self.places.get_mut(usize::from(vport.0)) {
-            None => Err(TopologyError::OutOfRange(vport, name.to_owned())),
-            Some(Some(_)) => Err(TopologyError::Duplicate(vport, name.to_owned())),
-            Some(free) => {
+    fn put(&mut self, vport: VportId, vni: Option<Vni>, name: &str, place: Place) -> Result<(), TopologyError> {
+        let index = usize::from(vport.0);
+        match (self.places.get_mut(index), self.vnis.get_mut(index)) {
+            (Some(Some(_)), _) => Err(TopologyError::Duplicate(vport, name.to_owned())),
+            (Some(free), Some(network)) => {
                 *free = Some(place);
+                *network = vni;
                 Ok(())
             }
+            _ => Err(TopologyError::OutOfRange(vport, name.to_owned())),
         }
     }
 
     /// What this vport is, if the host has it.
     pub fn place(&self, vport: VportId) -> Option<Place> {
         self.places.get(usize::from(vport.0)).copied().flatten()
+    }
+
+    /// The primary network of the tenant that this vport belongs to: the one in the keys of its flows, whichever network the
+    /// tags of a path through it belong to. The tunnel has none.
+    pub fn vni(&self, vport: VportId) -> Option<Vni> {
+        self.vnis.get(usize::from(vport.0)).copied().flatten()
     }
 
     /// The endpoint at this vport.

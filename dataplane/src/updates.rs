@@ -298,6 +298,7 @@ impl Forwarder {
                 if let Some(flow) = flow
                     && !self.exact.get_mut(flow).is_some_and(learned)
                 {
+                    self.audit_head(flow, rule.action.path);
                     self.activate(flow, rule.action, false);
                 }
             }

@@ -409,7 +409,7 @@ fn row<const N: usize>(kind: CounterKind, name: String, values: [(&str, u64); N]
     CounterRow { kind, name, values: values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 
-fn lcore_values(counts: &LcoreSnapshot) -> [(&'static str, u64); 20] {
+fn lcore_values(counts: &LcoreSnapshot) -> [(&'static str, u64); 23] {
     [
         ("polls", counts.polls),
         ("busy_cycles", counts.busy_cycles),
@@ -426,6 +426,9 @@ fn lcore_values(counts: &LcoreSnapshot) -> [(&'static str, u64); 20] {
         ("flow_misses", counts.flow_misses),
         ("flows_learned", counts.flows_learned),
         ("flows_expired", counts.flows_expired),
+        ("rewritten", counts.rewritten),
+        ("audited_packets", counts.audited_packets),
+        ("affinity_violations", counts.affinity_violations),
         ("update_batches", counts.update_batches),
         ("refused_batches", counts.refused_batches),
         ("events_lost", counts.events_lost),

@@ -16,6 +16,7 @@ use shm::counters::CountersReader;
 use shm::launch::*;
 use shm::link::{self, ControllerLink};
 use shm::rules::*;
+use shm::snapshot::LcoreSnapshot;
 
 pub const CLIENTS: VportId = VportId(1);
 pub const SERVERS: VportId = VportId(2);
@@ -53,7 +54,7 @@ pub fn server() -> SocketAddr {
     SocketAddr::new([10, 2, 0, 2].into(), 80)
 }
 
-fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
+pub fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
     EndpointLaunch {
         vport,
         name: format!("acme/{name}"),
@@ -66,7 +67,7 @@ fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
     }
 }
 
-fn instance(vport: VportId, function: &str, config: serde_json::Value, mangles: bool) -> LcoreLaunch {
+pub fn instance(vport: VportId, function: &str, config: serde_json::Value, mangles: bool) -> LcoreLaunch {
     let nf = NfLaunch {
         vport,
         vni: vni(),
@@ -107,8 +108,54 @@ fn mac(text: &str) -> MacAddr {
     MacAddr(bytes.try_into().unwrap())
 }
 
-fn tag(value: u8) -> Tag {
+pub fn tag(value: u8) -> Tag {
     Tag::new(value).unwrap()
+}
+
+/// A tag rule: out of `prior`, which at the tunnel is told apart by `segment`.
+pub fn hop(
+    (vni, value): (Vni, u8),
+    (prior, segment): (VportId, VportId),
+    next: impl Into<Hop>,
+    (direction, delivery): (Direction, Delivery),
+    path: u32,
+) -> Update {
+    let key = TagKey { prior, segment, vni, tag: tag(value) };
+    let action = TagAction { direction, next: next.into().0, delivery, path: PathId(path), counter: 0 };
+    Update::InsertTag(TagRule { key, action })
+}
+
+/// A head's rule, forward.
+pub fn head(key: FlowKey, (vni, value): (Vni, u8), next: impl Into<Hop>, delivery: Delivery, path: u32) -> Update {
+    let (direction, next) = (Direction::Forward, next.into().0);
+    let action = ExactAction { vni, tag: tag(value), direction, next, delivery, path: PathId(path), path_mtu: 1_500 };
+    Update::InsertExact(ExactRule { key, action })
+}
+
+/// What a forward end keeps.
+pub fn learn(value: u8, next: impl Into<Hop>, ends_here: bool, path: u32) -> Delivery {
+    Delivery::Learn(ReverseHead {
+        tag: tag(value),
+        next: next.into().0,
+        ends_here,
+        path: PathId(path),
+        path_mtu: 1_500,
+    })
+}
+
+/// Where to: a vport here, or one at another host.
+pub struct Hop(Next);
+
+impl From<VportId> for Hop {
+    fn from(vport: VportId) -> Self {
+        Self(Next::Vport(vport))
+    }
+}
+
+impl From<(IpAddr, VportId)> for Hop {
+    fn from((vtep, next): (IpAddr, VportId)) -> Self {
+        Self(Next::Tunnel { vtep, next })
+    }
 }
 
 impl Rig {
@@ -311,6 +358,26 @@ impl Rig {
     pub fn drops(&self, reason: DropReason) -> u64 {
         let reader = CountersReader::open(&self.assembly.counters).unwrap();
         reader.snapshots().iter().map(|lcore| lcore.dropped(reason)).sum()
+    }
+
+    pub fn snapshot(&self, lcore: usize) -> LcoreSnapshot {
+        CountersReader::open(&self.assembly.counters).unwrap().snapshot(lcore).unwrap()
+    }
+
+    /// A count over all lcores.
+    pub fn total(&self, count: impl Fn(&LcoreSnapshot) -> u64) -> u64 {
+        CountersReader::open(&self.assembly.counters).unwrap().snapshots().iter().map(count).sum()
+    }
+
+    /// Packets that went into a vport so far.
+    pub fn into_vport(&self, vport: VportId) -> u64 {
+        self.total(|lcore| lcore.vports.get(&vport.0).map_or(0, |counts| counts.in_packets))
+    }
+
+    /// The flows that a lcore asks for.
+    pub fn misses(&mut self, lcore: usize) -> Vec<FlowKey> {
+        let key = |event| if let Event::FlowMiss { key, .. } = event { Some(key) } else { None };
+        self.events(lcore).into_iter().filter_map(key).collect()
     }
 
     /// received + originated = transmitted + Σ drops + held, and nothing is held once everything is let go.
