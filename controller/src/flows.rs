@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use packet::{FlowKey, PathId, VportId};
+use packet::{FlowKey, PathId};
 use shm::rules::{ExactAction, ExactRule};
 
 use crate::compose::{Composition, Head, HostPart, InstancePath, Place, Subchain};
@@ -189,26 +189,14 @@ impl Sessions {
         }
     }
 
-    /// Takes an instance of this host out of use; false if the vport is none.
-    pub fn fail(&mut self, vport: VportId) -> bool {
-        let place = self.plan.part().vports.get(usize::from(vport.0)).map(|vport| vport.place);
-        match place {
-            Some(place @ Place::Instance(..)) => {
-                self.failed.insert(place);
-                true
-            }
-            _ => false,
-        }
+    /// These instances are out of use, and no others.
+    pub fn avoid(&mut self, places: HashSet<Place>) {
+        self.failed = places;
     }
 
     /// Instances that were taken out of use.
     pub fn failed(&self) -> Vec<Place> {
         self.failed.iter().copied().collect()
-    }
-
-    /// A new dataplane: its instances all run.
-    pub fn all_instances_run(&mut self) {
-        self.failed.clear();
     }
 
     /// A moment to compare with in [`Self::retain_seen`].
@@ -245,6 +233,19 @@ impl Sessions {
         self.flows.is_empty()
     }
 
+    /// Flows from endpoints by the chain that takes them, as tenant and chain: every flow is looked at.
+    pub fn per_chain(&self) -> HashMap<(usize, usize), u64> {
+        let mut counts = HashMap::new();
+        for key in self.flows.keys() {
+            let vport = self.plan.part().vports.get(usize::from(key.vport.0));
+            let Some(Place::Endpoint(tenant, endpoint)) = vport.map(|vport| vport.place) else { continue };
+            if let Some(chain) = chain_of(&self.plan, tenant, endpoint, key) {
+                *counts.entry((tenant, chain)).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// Flows per path.
     pub fn per_path(&self) -> &HashMap<PathId, u64> {
         &self.per_path
@@ -255,14 +256,17 @@ fn touches(path: &InstancePath, failed: &HashSet<Place>) -> bool {
     !failed.is_empty() && path.elements.iter().any(|element| failed.contains(&element.place))
 }
 
+/// The chain of a tenant that takes a flow from this endpoint.
+fn chain_of(plan: &Plan, tenant: usize, endpoint: usize, key: &FlowKey) -> Option<usize> {
+    let takes = |chain: &crate::config::Chain| chain.from == endpoint && chain.selector.matches(&key.five_tuple);
+    plan.config.tenants.get(tenant)?.chains.iter().position(takes)
+}
+
 /// The subchain that a flow from this place enters.
 fn first_subchain(plan: &Plan, place: Place, key: &FlowKey) -> Result<usize, Rejection> {
     match place {
         Place::Endpoint(tenant_index, endpoint) => {
-            let tenant = plan.config.tenants.get(tenant_index).ok_or(Rejection::NoHead)?;
-            let takes =
-                |chain: &crate::config::Chain| chain.from == endpoint && chain.selector.matches(&key.five_tuple);
-            let chain = tenant.chains.iter().position(takes).ok_or(Rejection::NoChain)?;
+            let chain = chain_of(plan, tenant_index, endpoint, key).ok_or(Rejection::NoChain)?;
             plan.composition.chains[tenant_index][chain].first().copied().ok_or(Rejection::NoPath)
         }
         Place::Instance(..) => {

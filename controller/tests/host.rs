@@ -1,201 +1,29 @@
 //! A whole controller against a dataplane without packets: both are processes, so that both can be killed.
-//!
-//! The two ignored tests are those processes: this binary starts itself with one of them.
 
-mod fake;
+mod bed;
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
-use clap::Parser;
-use controller::api::{
-    Client, ClientError, DataplaneState, FailureKind, Flows, InstanceState, Request, Response, Status,
-};
+use bed::fake::{LIMIT, Order};
+use bed::{Host, Pair, exit_line, flow, kill};
+use controller::api::{Client, DataplaneState, FailureKind, InstanceState, Request, Response};
 use controller::config::EXAMPLE;
-use controller::options::Options;
-use fake::{LIMIT, Order, SideDoor, Tables};
-use packet::{FiveTuple, FlowKey, Vni, VportId, protocol};
+use packet::{VportId, protocol};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
 #[ignore = "a process of the other tests"]
 fn process_dataplane() {
-    let argument = |name| PathBuf::from(std::env::var_os(name).unwrap());
-    fake::run(&argument("FAKE_LAUNCH"), &argument("FAKE_SOCKET"));
+    bed::be_dataplane();
 }
 
 #[test]
 #[ignore = "a process of the other tests"]
 fn process_controller() {
-    let words = std::env::var("CONTROLLER_WORDS").unwrap();
-    if let Err(error) = controller::server::run(Options::parse_from(words.split('\n'))) {
-        eprintln!("error: {error}");
-        std::process::exit(1);
-    }
-}
-
-/// A run directory with its configuration, dataplane script and processes.
-struct Host {
-    directory: tempfile::TempDir,
-    controller: Option<Child>,
-    door: SideDoor,
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.controller.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if self.door_is_open() {
-            let tables = self.door.order(&Order::Tables);
-            kill(tables.pid);
-        }
-    }
-}
-
-fn kill(pid: u32) {
-    let _ = kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL);
-}
-
-impl Host {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let run_dir = directory.path().join("run");
-        let host = Self { door: SideDoor::new(&run_dir), directory, controller: None };
-        host.write_config(EXAMPLE);
-        let program = std::env::current_exe().unwrap();
-        host.write_program(&format!(
-            "FAKE_LAUNCH=$2 FAKE_SOCKET=$4 exec {} --exact --ignored process_dataplane --nocapture",
-            program.display()
-        ));
-        host
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn write_config(&self, text: &str) {
-        std::fs::write(self.path("towpath.yaml"), text).unwrap();
-    }
-
-    fn write_program(&self, script: &str) {
-        let path = self.path("dataplane");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn door_is_open(&self) -> bool {
-        std::os::unix::net::UnixStream::connect(self.path("run/fake.sock")).is_ok()
-    }
-
-    fn command(&self, more: &[&str]) -> Command {
-        let show = |name| self.path(name).display().to_string();
-        let (config, run_dir, program) = (show("towpath.yaml"), show("run"), show("dataplane"));
-        let mut words = vec!["towpath-controller", "--host", "host1", "--config", &config];
-        words.extend(["--run-dir", &run_dir, "--dataplane", &program]);
-        words.extend(more);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "--ignored", "process_controller", "--nocapture"]);
-        command.env("CONTROLLER_WORDS", words.join("\n"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Starts a controller and waits until it serves.
-    fn start(&mut self, more: &[&str]) {
-        self.controller = Some(self.command(more).spawn().unwrap());
-        let before = Instant::now();
-        while Client::connect(&self.path("run/api.sock")).is_err() {
-            let ended = self.controller.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "the controller ended: {}", self.last_words());
-            assert!(before.elapsed() < LIMIT, "the controller does not serve");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn last_words(&mut self) -> String {
-        let mut text = String::new();
-        let stderr = self.controller.as_mut().and_then(|child| child.stderr.take());
-        stderr.map(|mut stderr| stderr.read_to_string(&mut text));
-        text
-    }
-
-    /// Runs a controller that is expected to end by itself.
-    fn run(&self, more: &[&str]) -> Output {
-        self.command(more).output().unwrap()
-    }
-
-    /// As `kill -9` does.
-    fn kill_controller(&mut self) {
-        let mut child = self.controller.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn ask(&self, request: &Request) -> Result<Response, ClientError> {
-        Client::connect(&self.path("run/api.sock"))?.call(request)
-    }
-
-    fn status(&self) -> Status {
-        match self.ask(&Request::Status).unwrap() {
-            Response::Status(status) => status,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn flows(&self) -> Flows {
-        match self.ask(&Request::Flows { limit: 100 }).unwrap() {
-            Response::Flows(flows) => flows,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn apply(
-        &self,
-        yaml: &str,
-        allow_restart: bool,
-        dry_run: bool,
-    ) -> Result<controller::api::Applied, controller::api::Failure> {
-        let request = Request::Apply { file: "new.yaml".into(), yaml: yaml.into(), allow_restart, dry_run };
-        match self.ask(&request) {
-            Ok(Response::Applied(applied)) => Ok(applied),
-            Err(ClientError::Failed(failure)) => Err(failure),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Makes flows from the clients, one per source port, and waits for their rules.
-    fn make_flows(&self, ports: std::ops::Range<u16>) -> Tables {
-        let known = self.door.order(&Order::Tables).exact.len();
-        let keys: Vec<FlowKey> = ports.map(|port| flow(port, 80)).collect();
-        let wanted = known + keys.len();
-        self.door.order(&Order::Miss(0, keys));
-        self.door.wait("exact rules", |tables| tables.exact.len() == wanted)
-    }
-}
-
-/// vport 1 is `acme/clients`.
-fn flow(source_port: u16, destination_port: u16) -> FlowKey {
-    let five_tuple = FiveTuple {
-        source: "10.1.0.5".parse().unwrap(),
-        destination: "10.2.0.5".parse().unwrap(),
-        source_port,
-        destination_port,
-        protocol: protocol::TCP,
-    };
-    FlowKey { vport: VportId(1), vni: Vni::new(100).unwrap(), five_tuple }
-}
-
-fn exit_line(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&output.stderr);
-    let errors: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("error: ")).collect();
-    errors.join("\n")
+    bed::be_controller();
 }
 
 fn mode(path: &Path) -> u32 {

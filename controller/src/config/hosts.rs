@@ -24,7 +24,7 @@ pub(super) fn read(problems: &mut Problems, value: &Value<'_>) -> Vec<Host> {
 }
 
 fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
-    let known = ["cpus", "share_cores", "memory_mib", "hugepages", "eal", UNDERLAY, "ports", "limits"];
+    let known = ["cpus", "share_cores", "memory_mib", "hugepages", "eal", UNDERLAY, "controller", "ports", "limits"];
     let section = value.section(problems, "a table of the host's keys", &known);
     let (io_cpus, control_cpu) = cpus(problems, &section);
     let flag = |problems: &mut Problems, key| section.get(key).and_then(|value| value.flag(problems));
@@ -40,6 +40,7 @@ fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
         name: name.to_owned(),
         line: value.line,
         control_cpu,
+        controller: section.get("controller").and_then(|value| value.parse(problems, "an address with a TCP port")),
         share_cores: flag(problems, "share_cores").unwrap_or(false),
         memory_mib: memory.unwrap_or(256),
         hugepages: section.get("hugepages").map_or(Hugepages::Auto, |value| hugepages(problems, value)),

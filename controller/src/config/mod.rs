@@ -8,6 +8,7 @@
 
 mod check;
 mod hosts;
+pub mod operations;
 mod segment;
 mod selector;
 mod tenants;
@@ -62,6 +63,8 @@ pub struct Host {
     pub io_cpus: Vec<u16>,
     /// CPU of the dataplane's control thread; none lets it float.
     pub control_cpu: Option<u16>,
+    /// Where its controller listens to the other hosts' controllers; without it the host stands alone.
+    pub controller: Option<std::net::SocketAddr>,
     /// Several lcores may share a CPU.
     pub share_cores: bool,
     /// MiB of memory for mempools and rings.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::ChangeId;
 use crate::compose::State;
-type Operation = serde_json::Value;
+use crate::config::operations::Operation;
 
 /// Everything that a composition follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
