@@ -15,7 +15,7 @@ use std::sync::Arc;
 use packet::{FlowKey, PathId};
 use shm::rules::{ExactAction, ExactRule};
 
-use crate::compose::{Composition, Head, HostPart, InstancePath, Place, Subchain};
+use crate::compose::{Composition, Head, HostPart, InstancePath, Place};
 use crate::config::Config;
 
 /// What one host's controller goes by.
@@ -257,9 +257,11 @@ fn touches(path: &InstancePath, failed: &HashSet<Place>) -> bool {
 }
 
 /// The chain of a tenant that takes a flow from this endpoint.
-fn chain_of(plan: &Plan, tenant: usize, endpoint: usize, key: &FlowKey) -> Option<usize> {
-    let takes = |chain: &crate::config::Chain| chain.from == endpoint && chain.selector.matches(&key.five_tuple);
-    plan.config.tenants.get(tenant)?.chains.iter().position(takes)
+fn chain_of(plan: &Plan, tenant_index: usize, endpoint: usize, key: &FlowKey) -> Option<usize> {
+    let tenant = plan.config.tenants.get(tenant_index)?;
+    let takes =
+        |chain: &&usize| tenant.chains.get(**chain).is_some_and(|chain| chain.selector.matches(&key.five_tuple));
+    plan.composition.chains_from(tenant_index, endpoint).iter().find(takes).copied()
 }
 
 /// The subchain that a flow from this place enters.
@@ -269,10 +271,7 @@ fn first_subchain(plan: &Plan, place: Place, key: &FlowKey) -> Result<usize, Rej
             let chain = chain_of(plan, tenant_index, endpoint, key).ok_or(Rejection::NoChain)?;
             plan.composition.chains[tenant_index][chain].first().copied().ok_or(Rejection::NoPath)
         }
-        Place::Instance(..) => {
-            let begins = |subchain: &Arc<Subchain>| subchain.head(place).is_some();
-            plan.composition.subchains.iter().position(begins).ok_or(Rejection::NoHead)
-        }
+        Place::Instance(..) => plan.composition.subchain_from(place).ok_or(Rejection::NoHead),
         Place::Tunnel | Place::Retired(..) | Place::Free => Err(Rejection::NoHead),
     }
 }

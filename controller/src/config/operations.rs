@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigErrors};
+use super::instances::{merged, pool_of};
+use super::tree::suggest;
+use super::{Config, ConfigErrors, Instance, Problems, Tenant, check};
 
 /// A change on top of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,8 +112,128 @@ pub enum OperationError {
 
 /// The configuration with the operations, applied in order; each leaves it consistent.
 pub fn apply(config: &Config, operations: &[Operation]) -> Result<Config, OperationError> {
-    match operations.first() {
-        Some(operation) => Err(OperationError::Refused { operation: operation.to_string(), problem: "not yet".into() }),
-        None => Ok(config.clone()),
+    let mut config = config.clone();
+    for operation in operations {
+        Step { operation, config: &mut config }.apply()?;
+    }
+    Ok(config)
+}
+
+struct Step<'a> {
+    operation: &'a Operation,
+    config: &'a mut Config,
+}
+
+impl Step<'_> {
+    fn apply(mut self) -> Result<(), OperationError> {
+        match self.operation {
+            Operation::AddInstance { tenant, .. } => self.add_instance(tenant)?,
+            Operation::DrainInstance { tenant, instance } => {
+                let tenant = self.tenant(tenant)?;
+                let index =
+                    self.found("instance", instance, tenant.instances.iter().map(|found| found.name.as_str()))?;
+                self.tenant_mut(&tenant.name).instances[index].drain = true;
+            }
+            Operation::SetWeights { tenant, chain, weights } => {
+                let tenant = self.tenant(tenant)?;
+                let chain = self.found("chain", chain, tenant.chains.iter().map(|found| found.name.as_str()))?;
+                for (name, weight) in weights {
+                    let names = tenant.instances.iter().map(|found| found.name.as_str());
+                    let instance = self.found("instance", name, names)?;
+                    if *weight > 1_000 {
+                        return Err(self.refused(format!("weight {weight} of `{name}` is too large; use 0..=1000")));
+                    }
+                    let shares = &mut self.tenant_mut(&tenant.name).chains[chain].weights;
+                    shares.retain(|(index, _)| *index != instance);
+                    shares.push((instance, *weight));
+                }
+            }
+            Operation::AcceptMangler { tenant, nf } => {
+                let tenant = self.tenant(tenant)?;
+                let nf = self.found("function", nf, tenant.nfs.iter().map(|found| found.name.as_str()))?;
+                let found = &mut self.tenant_mut(&tenant.name).nfs[nf];
+                found.detect |= !found.mangles;
+                found.mangles = true;
+            }
+        }
+        self.check()
+    }
+
+    fn add_instance(&mut self, tenant: &str) -> Result<(), OperationError> {
+        let Operation::AddInstance { nf, host, cpu, config, serves, .. } = self.operation else { return Ok(()) };
+        let tenant = self.tenant(tenant)?;
+        let nf = self.found("function", nf, tenant.nfs.iter().map(|found| found.name.as_str()))?;
+        let hosts = &self.config.hosts;
+        let host = host
+            .as_ref()
+            .map(|host| self.found("host", host, hosts.iter().map(|found| found.name.as_str())))
+            .transpose()?;
+        let chains = || tenant.chains.iter().map(|found| found.name.as_str());
+        let serves = serves.as_ref().map(|chain| self.found("chain", chain, chains())).transpose()?;
+        if cpu.is_some() && host.is_none() {
+            return Err(self.refused("a CPU is one of a host; name the host too, or neither".to_owned()));
+        }
+        let kind = &tenant.nfs[nf];
+        if let Some(chain) = serves.filter(|chain| !tenant.chains[*chain].through.contains(&nf)) {
+            let text = format!("chain `{}` does not go through `{}`", tenant.chains[chain].name, kind.name);
+            return Err(self.refused(text));
+        }
+        let config = merged(&kind.config, config.clone());
+        if let Err(error) = nf::validate(&kind.function, &config) {
+            return Err(self.refused(format!("{error}; correct the instance's own configuration")));
+        }
+        let number = 1 + tenant.instances_of(nf).map(|index| tenant.instances[index].number).max().unwrap_or(0);
+        let instance = Instance {
+            name: format!("{}/{number}", kind.name),
+            number,
+            line: kind.line,
+            nf,
+            host,
+            cpu: *cpu,
+            serves,
+            drain: false,
+            pool: pool_of(kind, &config),
+            config,
+        };
+        self.tenant_mut(&tenant.name).instances.push(instance);
+        Ok(())
+    }
+
+    fn check(self) -> Result<(), OperationError> {
+        let mut problems = Problems::new(&self.config.file);
+        check::check(&mut problems, self.config);
+        let operation = self.operation.to_string();
+        problems.finish().map_err(|errors| OperationError::Wrong { operation, errors })
+    }
+
+    fn tenant(&self, name: &str) -> Result<Arc<Tenant>, OperationError> {
+        let tenants = &self.config.tenants;
+        let index = self.found("tenant", name, tenants.iter().map(|found| found.name.as_str()))?;
+        Ok(Arc::clone(&tenants[index]))
+    }
+
+    /// The tenant of a name that is known to be there.
+    fn tenant_mut(&mut self, name: &str) -> &mut Tenant {
+        let index = self.config.tenants.iter().position(|found| found.name == name).unwrap_or(0);
+        Arc::make_mut(&mut self.config.tenants[index])
+    }
+
+    fn found<'n>(
+        &self,
+        what: &'static str,
+        name: &str,
+        names: impl Iterator<Item = &'n str> + Clone,
+    ) -> Result<usize, OperationError> {
+        let mut known = names.clone();
+        known.position(|found| found == name).ok_or_else(|| OperationError::Unknown {
+            operation: self.operation.to_string(),
+            what,
+            name: name.to_owned(),
+            remedy: suggest(name, names),
+        })
+    }
+
+    fn refused(&self, problem: String) -> OperationError {
+        OperationError::Refused { operation: self.operation.to_string(), problem }
     }
 }

@@ -105,6 +105,9 @@ impl Draining {
 impl Server {
     /// Checks a wish and begins to take it into force; the answer, or nothing if it comes later.
     pub(super) fn change(&mut self, token: Token, wish: Wish, manner: Manner) -> Option<Response> {
+        if let Some(response) = self.stands_alone().filter(|_| !manner.dry_run) {
+            return Some(response);
+        }
         if !manner.dry_run && self.versions.asked.is_some() {
             return Some(failed(
                 FailureKind::Busy,
@@ -131,6 +134,19 @@ impl Server {
         let (document, composed) = (Box::new(document), composed(&plan));
         self.feed(Input::Propose { document, composed, allow_restart: manner.allow_restart, settle });
         None
+    }
+
+    /// Why nothing can be changed: a host whose controller nobody can reach.
+    fn stands_alone(&self) -> Option<Response> {
+        let hosts = &self.plan.config.hosts;
+        let missing: Vec<&str> =
+            hosts.iter().filter(|host| host.controller.is_none()).map(|host| host.name.as_str()).collect();
+        let line = format!(
+            "{} has no `controller:` address in the file in force, and a change needs all hosts; end all controllers in \
+             order, give each host an address such as `controller: 192.0.2.1:7475`, and start them with that file",
+            missing.join(", ")
+        );
+        (hosts.len() > 1 && !missing.is_empty()).then(|| failed(FailureKind::Refused, vec![line]))
     }
 
     /// True if a peer goes by another document of our version.
@@ -289,7 +305,7 @@ fn chains(config: &Config) -> BTreeMap<String, (&Tenant, &Chain)> {
     let pairs = config
         .tenants
         .iter()
-        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant, chain))));
+        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant.as_ref(), chain))));
     pairs.collect()
 }
 
