@@ -269,7 +269,7 @@ mod tests {
         }
         assert_eq!(found(&running).len(), 1, "a running instance is what it is");
         running.lcores.pop();
-        assert_eq!(found(&running).len(), 3, "{:?}", found(&running));
+        assert_eq!(found(&running).len(), 2, "{:?}", found(&running));
     }
 
     /// Breaks if a change that a running dataplane can make would restart it.

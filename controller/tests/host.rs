@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use bed::fake::{LIMIT, Order};
-use bed::{Host, Pair, exit_line, flow, kill};
-use controller::api::{Client, DataplaneState, FailureKind, InstanceState, Request, Response};
+use bed::{Host, exit_line, flow, kill};
+use controller::api::{Client, DataplaneState, InstanceState, Request, Response};
 use controller::config::EXAMPLE;
-use packet::{VportId, protocol};
+use packet::VportId;
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
@@ -169,6 +169,7 @@ fn a_dataplane_that_can_not_come_back_is_tried_again_until_it_can() {
     host.door.wait("it to come back", |tables| tables.pid != pid && tables.exact.len() == 1);
 }
 
+/// Breaks if a dataplane that runs is replaced unasked when nobody knows any more what it was started with.
 #[test]
 fn a_running_dataplane_that_differs_is_left_alone_unless_it_may_be_replaced() {
     let mut host = Host::new();
@@ -176,11 +177,27 @@ fn a_running_dataplane_that_differs_is_left_alone_unless_it_may_be_replaced() {
     let pid = host.make_flows(1..2).pid;
     host.kill_controller();
     host.write_config(&EXAMPLE.replace("        mtu: 1500\n", "        mtu: 1400\n"));
+    std::fs::remove_file(host.path("run/document.json")).unwrap();
     let line = exit_line(&host.run(&[]));
     assert!(line.contains("use --replace") && line.contains("ports[1].mtu: 1500 runs, 1400 is wanted"), "{line}");
     assert_eq!(host.door.order(&Order::Tables).pid, pid);
+    std::fs::remove_file(host.path("run/document.json")).unwrap();
     host.start(&["--replace"]);
     assert_ne!(host.door.order(&Order::Tables).pid, pid);
+}
+
+/// Breaks if a restarted controller takes another file into force than what its dataplane runs, or does so silently.
+#[test]
+fn what_is_in_force_goes_on_whatever_the_file_says_meanwhile() {
+    let mut host = Host::new();
+    host.start(&[]);
+    let pid = host.make_flows(1..2).pid;
+    host.kill_controller();
+    host.write_config(&EXAMPLE.replace("        mtu: 1500\n", "        mtu: 1400\n"));
+    host.start(&[]);
+    assert_eq!(host.door.order(&Order::Tables).pid, pid);
+    host.wait_for_warning("says something else; towpath apply");
+    assert_eq!(host.status().sessions, 1);
 }
 
 #[test]
@@ -207,56 +224,6 @@ fn mistakes_of_the_command_line_and_the_file_are_one_clear_line_each() {
     host.write_config(EXAMPLE);
     let line = exit_line(&host.run(&[]));
     assert!(line.contains("is open to other users (mode 755); chmod 700 it"), "{line}");
-}
-
-#[test]
-fn a_live_change_adds_before_it_switches_and_leaves_flows_alone() {
-    let mut host = Host::new();
-    host.start(&[]);
-    let before = host.make_flows(1..4);
-    let chain = "      dns:\n        from: clients\n        to: servers\n        select: {protocol: udp}\n        through: [edge]\n";
-    let text = format!("{EXAMPLE}{chain}");
-    let planned = host.apply(&text, false, true).unwrap();
-    assert!(planned.dry_run && planned.flows_kept == 3 && planned.restart.is_none(), "{planned:?}");
-    assert_eq!(host.door.order(&Order::Tables).tags.len(), before.tags.len(), "a dry run changes nothing");
-    let applied = host.apply(&text, false, false).unwrap();
-    assert_eq!(applied.changes, planned.changes);
-    assert_eq!(
-        applied.changes,
-        [
-            "chain acme/dns added: udp 10.1.0.0/24,fd00:1::/64 > 10.2.0.0/24,fd00:2::/64",
-            "path added, acme: clients > edge/1 > servers"
-        ]
-    );
-    let after = host.door.order(&Order::Tables);
-    assert!(before.tags.iter().all(|tag| after.tags.contains(tag)) && after.tags.len() > before.tags.len());
-    assert_eq!(after.exact.len(), 3);
-    let mut udp = flow(7, 53);
-    udp.five_tuple.protocol = protocol::UDP;
-    host.door.order(&Order::Miss(0, vec![udp]));
-    host.door.wait("the new chain's flow", |tables| tables.exact.len() == 4);
-    // Back again: the path is gone from the plan, its rules stay for its flow.
-    host.apply(EXAMPLE, false, false).unwrap();
-    assert_eq!(host.door.order(&Order::Tables).tags.len(), after.tags.len());
-}
-
-#[test]
-fn a_change_that_needs_a_restart_is_refused_until_it_is_allowed() {
-    let mut host = Host::new();
-    host.start(&[]);
-    let pid = host.make_flows(1..4).pid;
-    let text = EXAMPLE.replace("        mtu: 1500\n", "        mtu: 1400\n");
-    let failure = host.apply(&text, false, false).unwrap_err();
-    assert_eq!(failure.kind, FailureKind::NeedsRestart);
-    assert!(failure.lines.iter().any(|line| line == "ports[1].mtu: 1500 runs, 1400 is wanted"), "{failure:?}");
-    let applied = host.apply(&text, true, false).unwrap();
-    assert!(applied.restart.is_some());
-    let after = host.door.wait("flows", |tables| tables.exact.len() == 3);
-    assert_ne!(after.pid, pid);
-    assert!(after.exact.iter().all(|(_, rule, _)| rule.action.path_mtu == 1400), "rules are of the new plan");
-    let failure = host.apply("version: 1\nhosts: {}\ntenants: {}\n", true, false).unwrap_err();
-    assert_eq!(failure.kind, FailureKind::BadConfiguration);
-    assert!(failure.lines.iter().all(|line| line.starts_with("new.yaml:")), "{failure:?}");
 }
 
 #[test]
@@ -296,7 +263,9 @@ fn a_capture_is_a_pcapng_file_that_ends_when_the_client_hangs_up() {
     assert!(unknown.contains("use `all` or one of tunnel, acme/clients, acme/edge/1, acme/nat/1"), "{unknown}");
     let (names, mut stream) = client().capture("acme/edge/1", 4).unwrap();
     assert_eq!(names, ["acme/edge/1"]);
-    host.door.wait("the capture", |tables| tables.captured == [VportId(2); 3]);
+    host.door.wait("the capture", |tables| {
+        !tables.captured.is_empty() && tables.captured.iter().all(|at| *at == VportId(2))
+    });
     host.door.order(&Order::Frame(1, VportId(2), vec![1, 2, 3, 4, 5, 6]));
     let mut file = Vec::new();
     let mut byte = [0];
