@@ -276,6 +276,7 @@ fn a_host_that_begins_anew_takes_what_its_peers_go_by() {
     let tables = pair.two.door.order(&Order::Tables);
     pair.two.kill_controller();
     kill(tables.pid);
+    await_true("the dataplane's end", || if pair.two.door_is_open() { Err("it runs".into()) } else { Ok(()) });
     pair.two.start(&[]);
     pair.wait_for(2);
     assert_eq!(pair.two.door.order(&Order::Tables).tags.len(), tables.tags.len());

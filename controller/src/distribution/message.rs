@@ -1,4 +1,6 @@
 //! What controllers say to each other about versions.
+//!
+//! The enums carry their names outside: a state has numbers as keys, which serde can't read back behind a tag inside.
 
 use std::fmt;
 
@@ -39,7 +41,7 @@ pub struct PeerStatus {
 
 /// What passes between two controllers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Message {
     /// How I am; said on connecting, when it changes, and from time to time.
     Status(PeerStatus),
@@ -115,7 +117,7 @@ pub enum Message {
 
 /// What is in a frame between two controllers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "letter", content = "content", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Letter {
     /// About versions.
     Version(Message),
@@ -133,4 +135,23 @@ pub enum Letter {
         /// The response.
         answer: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose::{State, compose};
+    use crate::config;
+
+    /// Breaks if a document with a real state is not what it was once it has been said.
+    #[test]
+    fn a_document_arrives_as_it_was_said() {
+        let config = config::parse("e.yaml", config::EXAMPLE).unwrap();
+        let state = compose(&config, &State::default(), None).unwrap().state;
+        let (file, yaml, operations) = ("e.yaml".to_owned(), config::EXAMPLE.to_owned(), Vec::new());
+        let document = Box::new(Document { version: 1, file, yaml, operations, state });
+        let letter = Letter::Version(Message::Fetched { document, composed: "x".into() });
+        let text = serde_json::to_string(&letter).unwrap();
+        assert_eq!(serde_json::from_str::<Letter>(&text).unwrap(), letter);
+    }
 }

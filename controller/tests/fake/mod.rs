@@ -19,7 +19,7 @@ use shm::link::LcoreLink;
 use shm::rules::{Event, ExactRule, TagKey, TagRule, Update};
 
 /// How long a test waits for something before it fails.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// What a test can have done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
