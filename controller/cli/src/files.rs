@@ -55,11 +55,14 @@ fn summary(file: &Path, config: &Config, composition: &Composition) -> String {
         composition.paths.len(),
         2 * composition.paths.len(),
     );
-    for (host, part) in config.hosts.iter().zip(&composition.hosts) {
+    for (index, (host, part)) in config.hosts.iter().zip(&composition.hosts).enumerate() {
+        let instances = composition.instances.iter().filter(|instance| instance.host == index).count();
+        let running = host.io_cpus.len() + instances;
         text += &format!(
-            "  {}: {}, {}, {}\n",
+            "  {}: {}, {} spare, {}, {}\n",
             host.name,
-            counted(part.launch.lcores.len(), "lcore"),
+            counted(running, "lcore"),
+            part.launch.lcores.len().saturating_sub(running),
             counted(part.launch.ports.len(), "port"),
             counted(part.tags.len(), "tag rule")
         );

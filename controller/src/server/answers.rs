@@ -19,9 +19,10 @@ use crate::steering::{Installed, Stats};
 
 /// The lcore's name: `io`, with its number if there are several, or the NF instance.
 fn lcore_name(hello: &Hello, lcore: &LcoreReport) -> String {
-    let io = hello.lcores.iter().filter(|other| other.instance.is_none()).count();
+    let io = hello.lcores.iter().filter(|other| other.role == LcoreRole::Io).count();
     match &lcore.instance {
         Some(instance) => instance.clone(),
+        None if lcore.role == LcoreRole::Spare => format!("spare-{}", lcore.index),
         None if io == 1 => "io".into(),
         None => format!("io-{}", lcore.index),
     }
@@ -107,7 +108,11 @@ impl Server {
                 cpu: lcore.cpu,
                 socket: as_socket(lcore.socket),
                 memory_socket: as_socket(lcore.mempool_socket),
-                runs: lcore.instance.clone().unwrap_or_else(|| "io".into()),
+                runs: match (&lcore.instance, lcore.role) {
+                    (Some(instance), _) => instance.clone(),
+                    (None, LcoreRole::Spare) => "spare".into(),
+                    (None, _) => "io".into(),
+                },
                 ports: polled.map(|port| port.name.clone()).collect(),
                 shares_cpu: lcore.cpu_shared,
                 useful_percent: percent(counts.busy_cycles, counts.total_cycles),
@@ -400,7 +405,7 @@ impl Server {
         let taken_ns = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
         let counts = counters.snapshots();
         let mut rows = Vec::new();
-        for lcore in &hello.lcores {
+        for lcore in hello.lcores.iter().filter(|lcore| lcore.role != LcoreRole::Spare) {
             if let Some(counts) = counts.get(lcore.index) {
                 rows.push(row(CounterKind::Lcore, lcore_name(hello, lcore), lcore_values(counts)));
             }
