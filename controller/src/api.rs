@@ -8,6 +8,9 @@
 //! file (section header, one interface per vport and side named `acme/edge/1 in` and `acme/edge/1 out`, nanosecond time
 //! stamps, then packets) until the client hangs up. A reader that is too slow loses packets, never the flows their setup.
 //!
+//! [`Request::Apply`] and [`Request::Operate`] with `progress` are answered by several lines: [`Response::Progress`] as often as
+//! something changes, then the answer.
+//!
 //! Errors: a request that can't be served is answered by [`Response::Failed`]; the connection stays open.
 
 use std::collections::BTreeMap;

@@ -198,6 +198,14 @@ impl Machine {
         }
     }
 
+    /// The leader, if it is this host, can't be reached any more: it gives up too, unless all have said that it is installed.
+    pub(super) fn lose_leader(&mut self, host: &str) {
+        let Work::Following(follow) = &self.work else { return };
+        if follow.change.leader == host && follow.step != Step::Installed {
+            self.give_up();
+        }
+    }
+
     /// Asks the leader what became of what is installed here, or prepared for long.
     pub(super) fn inquire(&mut self) {
         let Work::Following(follow) = &self.work else { return };

@@ -193,6 +193,7 @@ impl Machine {
 
     /// A peer can't be reached any more.
     pub(super) fn lose(&mut self, host: &str) {
+        self.lose_leader(host);
         let Work::Leading(lead) = &mut self.work else { return };
         let away = |name: &String| self.peers.get(name).is_some_and(|peer| !peer.connected);
         if lead.phase == Phase::Activating {

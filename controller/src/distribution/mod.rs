@@ -21,7 +21,7 @@
 //! - A host is active with a document only after every host has it installed, written down.
 //! - A host that has said `Installed` waits for the leader's word, however long it takes, or for a peer that is active with it.
 //!   Until then its old plan goes on, and what it installed stays, since others may use it. One that has only prepared gives
-//!   up after a time.
+//!   up when it loses the leader, or after a time.
 //! - Whoever is behind a peer fetches what that peer is active with.
 //!
 //! Errors: a [`Refusal`] names the host and the reason; the old version stays in force.

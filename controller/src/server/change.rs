@@ -132,6 +132,7 @@ impl Server {
         }
         self.versions.asked = Some(Asked { token: Some(token), progress: manner.progress, applied });
         let (document, composed) = (Box::new(document), composed(&plan));
+        self.versions.remember(&document, plan);
         self.feed(Input::Propose { document, composed, allow_restart: manner.allow_restart, settle });
         None
     }
@@ -258,10 +259,12 @@ impl Server {
 
     /// Proposes to forget retired paths that are idle everywhere.
     pub(super) fn forget(&mut self, paths: Vec<PathId>) {
-        if self.versions.asked.is_some() {
+        let retired: BTreeSet<PathId> = self.plan.composition.state.retired().map(|(id, _)| id).collect();
+        let paths: BTreeSet<PathId> = paths.into_iter().filter(|id| retired.contains(id)).collect();
+        if self.versions.asked.is_some() || paths.is_empty() {
             return;
         }
-        match self.document_of(Wish::Forget(paths.into_iter().collect())) {
+        match self.document_of(Wish::Forget(paths)) {
             Ok((document, plan)) => {
                 let applied = self.describe(&document, &plan, false);
                 tracing::info!("version {} forgets paths that have ended", document.version);

@@ -179,6 +179,8 @@ impl Server {
             self.handle.send(Command::RemoveTags(gone));
         }
         self.draining.turn_to(&self.plan);
+        // What was idle may be forgotten, or in use again; the next look says.
+        self.feed(Input::Idle(Vec::new()));
         if let Some(asked) = &mut self.versions.asked {
             asked.applied.flows_kept = flows;
         }

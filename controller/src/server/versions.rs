@@ -89,6 +89,11 @@ impl Versions {
         }
     }
 
+    /// Keeps what a document makes here, which will be asked for.
+    pub(super) fn remember(&mut self, document: &Document, plan: Plan) {
+        self.candidate = Some((document.stamp(), Arc::new(plan)));
+    }
+
     /// When there is something to do.
     pub(super) fn deadline(&self) -> Instant {
         self.links.deadline().map_or(self.next_look, |links| links.min(self.next_look))
