@@ -53,8 +53,8 @@ pub enum Command {
     },
     /// The dataplane is gone.
     Detach,
-    /// Put these tag rules in place, beside what the plan has; they are the whole of another plan's.
-    Install(Vec<PlacedTag>, Ticket),
+    /// Put this plan's tag rules in place, beside what the plan in force has.
+    Install(Arc<Plan>, Ticket),
     /// Go by this plan from now on; its tag rules were installed.
     Activate {
         /// What to go by.
@@ -357,7 +357,7 @@ impl Steering {
                 self.attach(lcores, doorbell, epoch, fresh);
             }
             Command::Detach => self.detach(),
-            Command::Install(tags, ticket) => self.install(tags, ticket),
+            Command::Install(plan, ticket) => self.install(plan, ticket),
             Command::Activate { plan, anew, ticket } => self.activate(plan, anew, ticket),
             Command::Withdraw => self.withdraw(),
             Command::Avoid { here, elsewhere } => {
@@ -593,8 +593,10 @@ impl Steering {
         plan.part().tags.iter().chain(&self.standby).map(|tag| (at(tag), *tag)).collect()
     }
 
-    fn install(&mut self, tags: Vec<PlacedTag>, ticket: Ticket) {
+    fn install(&mut self, plan: Arc<Plan>, ticket: Ticket) {
         let known = self.tags();
+        let tags = plan.part().tags.clone();
+        self.sessions.prepare(Some(plan));
         let new: Vec<PlacedTag> = tags.iter().filter(|tag| known.get(&at(tag)) != Some(tag)).copied().collect();
         self.standby = tags;
         self.installing = Some(ticket);
@@ -605,6 +607,7 @@ impl Steering {
 
     fn withdraw(&mut self) {
         self.installing = None;
+        self.sessions.prepare(None);
         let plan: HashMap<_, _> = self.sessions.plan().part().tags.iter().map(|tag| (at(tag), *tag)).collect();
         let undo = |tag: &PlacedTag| match plan.get(&at(tag)) {
             Some(known) => (known != tag).then_some((tag.lcore, Update::InsertTag(known.rule))),
@@ -631,13 +634,12 @@ impl Steering {
         self.report(Report::Activated(ticket, self.sessions.len() as u64));
     }
 
-    /// Keeps new flows off failed instances, whose places may be others in another plan.
+    /// Keeps new flows off failed instances; those of other hosts are known by name.
     fn tell_failures(&mut self) {
         let plan = self.sessions.plan();
-        let here = self.failed.iter().filter_map(|vport| plan.part().vports.get(usize::from(vport.0)));
         let elsewhere = plan.composition.instances.iter().filter(|found| self.avoided.contains(&found.running_name));
-        let places = here.map(|vport| vport.place).chain(elsewhere.map(|found| found.place)).collect();
-        self.sessions.avoid(places);
+        let elsewhere = elsewhere.map(|found| (found.host, found.vport)).collect();
+        self.sessions.avoid(self.failed.iter().copied().collect(), elsewhere);
     }
 
     fn take_captures(&mut self, lcore: usize) -> Result<usize, RingError> {

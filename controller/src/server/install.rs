@@ -65,8 +65,8 @@ impl Server {
             return self.reconfigure(wanted);
         }
         let Some(staged) = &self.versions.staged else { return };
-        let tags = staged.plan.part().tags.clone();
-        self.ask(Waiting::Install(task), |ticket| Command::Install(tags, ticket));
+        let plan = Arc::clone(&staged.plan);
+        self.ask(Waiting::Install(task), |ticket| Command::Install(plan, ticket));
     }
 
     fn restart_for(&mut self, why: &[String]) {

@@ -251,8 +251,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
     }
     record_file::write(&dataplane.run_dir, &beginning.record)?;
     let poll = Poll::new().map_err(RunError::EventLoop)?;
-    let interest = mio::Interest::READABLE;
-    poll.registry().register(&mut signals, SIGNALS, interest).map_err(RunError::Signals)?;
+    poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE).map_err(RunError::Signals)?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(RunError::EventLoop)?);
     let versions = join(&options, &beginning, &poll, running.is_some())?;
     let (report_sender, reports) = crossbeam::channel::unbounded();
@@ -315,8 +314,7 @@ impl Server {
     fn take_beginning(&mut self, staged: Option<Arc<Plan>>) {
         self.draining.turn_to(&self.plan);
         if let Some(staged) = staged {
-            let tags = staged.part().tags.clone();
-            self.ask(Waiting::Nobody, |ticket| Command::Install(tags, ticket));
+            self.ask(Waiting::Nobody, |ticket| Command::Install(staged, ticket));
         }
     }
 
