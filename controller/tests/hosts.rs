@@ -7,9 +7,10 @@ use std::net::{SocketAddr, TcpStream};
 
 use bed::fake::{Order, Tables};
 use bed::{Host, Pair, await_true, example_for_two, flow, kill};
-use controller::api::{Audit, FailureKind, InstanceState, Request, Response};
+use controller::api::{Audit, Client, FailureKind, InstanceState, Phase, Request, Response, VersionRow};
 use controller::config::operations::Operation;
 use packet::{PathId, VportId, protocol};
+use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
 #[ignore = "a process of the other tests"]
@@ -206,39 +207,90 @@ fn what_one_dataplane_refuses_no_host_gets() {
     pair.wait_for(2);
 }
 
-/// Breaks if a leader's death leaves hosts at different versions, or stuck.
+/// Asks a host for a change from another thread, which ends with the phases that were told.
+fn ask_aside(host: &Host, yaml: String) -> std::thread::JoinHandle<Vec<Phase>> {
+    let socket = host.path("run/api.sock");
+    std::thread::spawn(move || {
+        let file = "new.yaml".to_owned();
+        let request = Request::Apply { file, yaml, allow_restart: false, dry_run: false, progress: true };
+        let mut phases = Vec::new();
+        let _ = Client::connect(&socket).unwrap().call_with_progress(&request, &mut |line| phases.push(line.phase));
+        phases
+    })
+}
+
+fn own_row(host: &Host) -> VersionRow {
+    host.versions().into_iter().find(|row| row.here).unwrap()
+}
+
+/// Breaks if a follower that has not installed a change is held up by a leader that is dead.
 #[test]
-fn a_leader_that_dies_before_all_have_installed_leaves_the_old_version() {
+fn a_leader_that_dies_while_others_install_takes_its_change_with_it() {
     let mut pair = Pair::start();
     let before = pair.two.door.order(&Order::Tables);
     pair.two.door.order(&Order::Hold(true));
-    let (text, socket) = (with_dns(&pair), pair.one.path("run/api.sock"));
-    let asking = std::thread::spawn(move || {
-        let request =
-            Request::Apply { file: "n".into(), yaml: text, allow_restart: false, dry_run: false, progress: true };
-        let mut phases = Vec::new();
-        let client = controller::api::Client::connect(&socket);
-        let _ = client.unwrap().call_with_progress(&request, &mut |line| phases.push(line.phase));
-        phases
-    });
+    let asking = ask_aside(&pair.one, with_dns(&pair));
     pair.one.door.wait("installed rules here", |tables| tables.story.iter().filter(|what| *what == "tag").count() > 3);
     pair.one.kill_controller();
-    assert!(asking.join().unwrap().contains(&controller::api::Phase::Installing));
+    assert!(asking.join().unwrap().contains(&Phase::Installing));
     pair.two.door.order(&Order::Hold(false));
-    await_true("host2 to have installed it", || {
-        let own = pair.two.versions().into_iter().find(|row| row.here).unwrap();
-        if own.installed == Some(2) && own.active == Some(1) { Ok(()) } else { Err(format!("{own:?}")) }
-    });
+    pair.one.start(&[]);
+    pair.wait_for(1);
+    pair.two.door.wait("its rules to go", |tables| tables.tags.len() == before.tags.len());
+    pair.two.apply(&with_dns(&pair), false, false).unwrap();
+    pair.wait_for(2);
+}
+
+/// Breaks if a host forgets that it has installed a change before the leader has said what became of it, or never hears.
+#[test]
+fn a_leader_that_dies_after_others_have_installed_is_waited_for() {
+    let mut pair = Pair::start();
+    let before = pair.two.door.order(&Order::Tables);
+    pair.one.door.order(&Order::Hold(true));
+    let asking = ask_aside(&pair.one, with_dns(&pair));
+    let has_installed = || match own_row(&pair.two) {
+        VersionRow { installed: Some(2), active: Some(1), .. } => Ok(()),
+        row => Err(format!("{row:?}")),
+    };
+    await_true("host2 to have installed it", has_installed);
+    pair.one.kill_controller();
+    assert!(asking.join().unwrap().contains(&Phase::Installing));
     let failure = pair.two.apply(&with_dns(&pair), false, false).unwrap_err();
     assert!(failure.lines[0].contains("waits for host1's word"), "{failure:?}");
     // Also a restarted controller keeps its promise, until the leader says that nothing came of it.
     pair.two.kill_controller();
     pair.two.start(&[]);
-    assert!(pair.two.versions().iter().any(|row| row.installed == Some(2)));
+    assert_eq!(own_row(&pair.two).installed, Some(2));
+    assert!(pair.two.door.order(&Order::Tables).tags.len() > before.tags.len());
+    pair.one.door.order(&Order::Hold(false));
     pair.one.start(&[]);
     pair.wait_for(1);
     pair.two.door.wait("its rules to go", |tables| tables.tags.len() == before.tags.len());
     pair.one.apply(&with_dns(&pair), false, false).unwrap();
+    pair.wait_for(2);
+}
+
+/// Breaks if a host that had installed a change, but died before it heard that all had, stays behind.
+#[test]
+fn a_host_that_misses_the_last_word_follows_when_it_is_back() {
+    let mut pair = Pair::start();
+    pair.one.door.order(&Order::Hold(true));
+    let asking = ask_aside(&pair.one, with_dns(&pair));
+    await_true("host2 to have installed it", || match own_row(&pair.two).installed {
+        Some(2) => Ok(()),
+        _ => Err("not yet".into()),
+    });
+    // It hears nothing from now on, and its connection stays.
+    let pid = Pid::from_raw(i32::try_from(pair.two.controller.as_ref().unwrap().id()).unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    pair.one.door.order(&Order::Hold(false));
+    await_true("the change at host1", || match own_row(&pair.one).active {
+        Some(2) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    pair.two.kill_controller();
+    assert!(asking.join().unwrap().contains(&Phase::Activating));
+    pair.two.start(&[]);
     pair.wait_for(2);
 }
 

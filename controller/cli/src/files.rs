@@ -55,18 +55,11 @@ fn summary(file: &Path, config: &Config, composition: &Composition) -> String {
         composition.paths.len(),
         2 * composition.paths.len(),
     );
-    for (index, (host, part)) in config.hosts.iter().zip(&composition.hosts).enumerate() {
-        let instances = composition.instances.iter().filter(|instance| instance.host == index).count();
-        let running = host.io_cpus.len() + instances;
+    for (host, part) in config.hosts.iter().zip(&composition.hosts) {
         text += &format!(
-            "  {}: {}, {} spare, {}, {}\n",
+            "  {}: {}, {}, {}\n",
             host.name,
-<<<<<<< HEAD
-            counted(running, "lcore"),
-            part.launch.lcores.len().saturating_sub(running),
-=======
             lcores(part),
->>>>>>> compose
             counted(part.launch.ports.len(), "port"),
             counted(part.tags.len(), "tag rule")
         );
@@ -117,7 +110,9 @@ mod tests {
         let (config, composition) = controller::check(&file).unwrap();
         let text = summary(Path::new("f"), &config, &composition);
         assert!(
-            text.starts_with("f: ok: 2 hosts, 1 tenant, 2 chains, 2 instance paths, 4 tags\n  host1: 3 lcores and 3 spare"),
+            text.starts_with(
+                "f: ok: 2 hosts, 1 tenant, 2 chains, 2 instance paths, 4 tags\n  host1: 3 lcores and 3 spare"
+            ),
             "{text}"
         );
     }

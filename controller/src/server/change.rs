@@ -14,8 +14,8 @@ use super::versions::{composed, lines, plan_of};
 use super::{Server, State, Waiting, failed};
 use crate::api::{Applied, FailureKind, HostChange, Progress, Response};
 use crate::compose::{compose, difference};
+use crate::config;
 use crate::config::operations::{self, Operation};
-use crate::config::{self, Chain, Config, Tenant};
 use crate::distribution::{Document, Input, Phase, Refusal};
 use crate::flows::Plan;
 use crate::process::differences;
@@ -185,8 +185,6 @@ impl Server {
     /// What the change does, in words.
     fn describe(&self, document: &Document, plan: &Plan, dry_run: bool) -> Applied {
         let difference = difference(&self.plan.composition, &plan.composition);
-        let mut lines = changes(&self.plan.config, &plan.config);
-        lines.extend(difference.lines);
         let host = |host: &crate::compose::HostDifference| HostChange {
             host: host.host.clone(),
             rules_added: host.add.len(),
@@ -197,7 +195,7 @@ impl Server {
             dry_run,
             version: document.version,
             transformation: plan.composition.transformation.to_string().lines().map(str::to_owned).collect(),
-            changes: lines,
+            changes: difference.lines,
             hosts: difference.hosts.iter().map(host).filter(|host| touched(&host)).collect(),
             restart: self.restarts_for(plan),
             flows_kept: 0,
@@ -287,54 +285,6 @@ impl Server {
     }
 }
 
-/// What is different in chains, one line each.
-fn changes(old: &Config, new: &Config) -> Vec<String> {
-    let mut lines = Vec::new();
-    let (before, after) = (chains(old), chains(new));
-    for (name, (tenant, chain)) in &after {
-        match before.get(name) {
-            None => lines.push(format!("chain {name} added: {}", chain.selector)),
-            Some(known) => compare_chains(name, *known, (tenant, chain), &mut lines),
-        }
-    }
-    lines.extend(before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("chain {name} removed")));
-    lines
-}
-
-fn chains(config: &Config) -> BTreeMap<String, (&Tenant, &Chain)> {
-    let of = |tenant: &'_ Tenant| -> Vec<String> {
-        tenant.chains.iter().map(|chain| format!("{}/{}", tenant.name, chain.name)).collect()
-    };
-    let pairs = config
-        .tenants
-        .iter()
-        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant.as_ref(), chain))));
-    pairs.collect()
-}
-
-fn compare_chains(name: &str, old: (&Tenant, &Chain), new: (&Tenant, &Chain), lines: &mut Vec<String>) {
-    if old.1.selector != new.1.selector {
-        lines.push(format!("chain {name} selects {} instead of {}", new.1.selector, old.1.selector));
-    }
-    let way = |(tenant, chain): (&Tenant, &Chain)| {
-        let middle = chain.through.iter().map(|nf| tenant.nfs[*nf].name.clone());
-        let ends = [chain.from, chain.to].map(|index| tenant.endpoints[index].name.clone());
-        let [from, to] = ends;
-        std::iter::once(from).chain(middle).chain([to]).collect::<Vec<_>>().join(" > ")
-    };
-    if way(old) != way(new) {
-        lines.push(format!("chain {name} goes {} instead of {}", way(new), way(old)));
-    }
-    let weights = |(tenant, chain): (&Tenant, &Chain)| {
-        let instances = chain.through.iter().flat_map(|nf| tenant.instances_of(*nf));
-        instances.map(|index| format!("{} {}", tenant.instances[index].name, chain.weight(index))).collect::<Vec<_>>()
-    };
-    if weights(old) != weights(new) {
-        let (before, after) = (weights(old).join(", "), weights(new).join(", "));
-        lines.push(format!("chain {name} has weights {after} instead of {before}"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,25 +316,5 @@ mod tests {
         let back = plan(&format!("{}{dns}", config::EXAMPLE), &new.composition.state);
         draining.turn_to(&back);
         assert!(draining.is_empty(), "it is in the plan again");
-    }
-
-    #[test]
-    fn changes_are_told_in_words() {
-        let old = plan(config::EXAMPLE, &compose::State::default());
-        let text = config::EXAMPLE
-            .replace("destination_ports: [80, 443, 5201]", "destination_ports: [80]")
-            .replace("weights: {edge/1: 1}", "weights: {edge/1: 2}");
-        let lines = changes(&old.config, &plan(&text, &old.composition.state).config);
-        let ends = "10.1.0.0/24,fd00:1::/64 > 10.2.0.0/24,fd00:2::/64";
-        assert_eq!(
-            lines[0],
-            format!("chain acme/web selects tcp {ends} port 80 instead of tcp {ends} port 80,443,5201")
-        );
-        assert_eq!(
-            lines[1],
-            "chain acme/web has weights edge/1 2, nat/1 1, tap/1 1 instead of edge/1 1, nat/1 1, tap/1 1"
-        );
-        assert_eq!(lines.len(), 2);
-        assert_eq!(changes(&old.config, &old.config), [""; 0]);
     }
 }
