@@ -74,7 +74,7 @@ impl Rig {
         let config = config::load(&file).map_err(|error| failed("read the rig's configuration", &error))?;
         let composition = compose::compose(&config, &compose::State::default(), None)
             .map_err(|error| failed("compose the rig's chain", &error))?;
-        let launch = process::launch_now(&composition.hosts[0]);
+        let launch = process::launch_now(&composition.hosts[0].launch, composition.hosts[0].hugepages);
         let eal = eal_config(&launch).map_err(|error| failed("launch", &error))?;
         let eal = Eal::init(eal).map_err(|error| failed("start DPDK", &error))?;
         let clock = Clock::new(&eal);
@@ -326,6 +326,7 @@ fn controller_options(file: &FilePath, directory: &FilePath, options: &Options) 
     ControllerOptions {
         host: HOST.to_owned(),
         config: file.to_owned(),
+        key_file: None,
         run_dir: Some(directory.to_owned()),
         dataplane: None,
         replace: false,

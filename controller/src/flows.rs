@@ -69,6 +69,8 @@ pub struct Sessions {
     next_turns: HashMap<(usize, Place), Turns>,
     /// Vports of this host's instances that are out of use.
     failed: HashSet<VportId>,
+    /// Hosts and vports of other hosts' instances that are out of use.
+    elsewhere: HashSet<(usize, VportId)>,
     per_path: HashMap<PathId, u64>,
     now: u64,
 }
@@ -106,6 +108,7 @@ impl Sessions {
             turns: HashMap::new(),
             next_turns: HashMap::new(),
             failed: HashSet::new(),
+            elsewhere: HashSet::new(),
             per_path: HashMap::new(),
             now: 0,
         }
@@ -179,7 +182,7 @@ impl Sessions {
 
     fn choose(&mut self, plan: &Plan, (subchain, place): (usize, Place), by_next: bool) -> Option<ExactAction> {
         let head = plan.composition.subchains[subchain].head(place)?;
-        let usable = |path: usize| !touches(plan, &plan.composition.paths[path], &self.failed);
+        let usable = |path: usize| !touches(plan, &plan.composition.paths[path], &self.failed, &self.elsewhere);
         let weights: Vec<u32> =
             head.choices.iter().map(|(path, weight)| if usable(*path) { *weight } else { 0 }).collect();
         let turns = if by_next { &mut self.next_turns } else { &mut self.turns };
@@ -202,7 +205,7 @@ impl Sessions {
 
     /// Whether new flows may take the path.
     pub fn is_usable(&self, path: PathId) -> bool {
-        self.plan.composition.path(path).is_none_or(|path| !touches(&self.plan, path, &self.failed))
+        self.plan.composition.path(path).is_none_or(|path| !touches(&self.plan, path, &self.failed, &self.elsewhere))
     }
 
     /// A rule that is installed already, said by an earlier controller.
@@ -217,6 +220,11 @@ impl Sessions {
         }
     }
 
+    /// These instances of this host are out of use, and these of other hosts, and no others.
+    pub fn avoid(&mut self, here: HashSet<VportId>, elsewhere: HashSet<(usize, VportId)>) {
+        (self.failed, self.elsewhere) = (here, elsewhere);
+    }
+
     /// Takes an instance of this host out of use; false if the vport is none.
     pub fn fail(&mut self, vport: VportId) -> bool {
         let found = is_instance(&self.plan, vport) || self.next.as_ref().is_some_and(|next| is_instance(next, vport));
@@ -228,7 +236,12 @@ impl Sessions {
 
     /// Instances that were taken out of use.
     pub fn failed(&self) -> Vec<Place> {
-        self.failed.iter().map(|vport| place(&self.plan, *vport)).collect()
+        let here = self.failed.iter().map(|vport| place(&self.plan, *vport));
+        let there = |(host, vport): &(usize, VportId)| {
+            let part = self.plan.composition.hosts.get(*host)?;
+            part.vports.get(usize::from(vport.0)).map(|vport| vport.place)
+        };
+        here.chain(self.elsewhere.iter().filter_map(there)).collect()
     }
 
     /// A new dataplane: its instances all run.
@@ -270,15 +283,31 @@ impl Sessions {
         self.flows.is_empty()
     }
 
+    /// Flows from endpoints by the chain that takes them, as tenant and chain: every flow is looked at.
+    pub fn per_chain(&self) -> HashMap<(usize, usize), u64> {
+        let mut counts = HashMap::new();
+        for key in self.flows.keys() {
+            let vport = self.plan.part().vports.get(usize::from(key.vport.0));
+            let Some(Place::Endpoint(tenant, endpoint)) = vport.map(|vport| vport.place) else { continue };
+            if let Some(chain) = chain_of(&self.plan, tenant, endpoint, key) {
+                *counts.entry((tenant, chain)).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// Flows per path.
     pub fn per_path(&self) -> &HashMap<PathId, u64> {
         &self.per_path
     }
 }
 
-fn touches(plan: &Plan, path: &InstancePath, failed: &HashSet<VportId>) -> bool {
-    let has_failed = |element: &Element| element.host == plan.host && failed.contains(&element.vport);
-    !failed.is_empty() && path.elements.iter().any(has_failed)
+fn touches(plan: &Plan, path: &InstancePath, failed: &HashSet<VportId>, elsewhere: &HashSet<(usize, VportId)>) -> bool {
+    let has_failed = |element: &Element| {
+        (element.host == plan.host && failed.contains(&element.vport))
+            || elsewhere.contains(&(element.host, element.vport))
+    };
+    !(failed.is_empty() && elsewhere.is_empty()) && path.elements.iter().any(has_failed)
 }
 
 fn place(plan: &Plan, vport: VportId) -> Place {
@@ -305,17 +334,20 @@ fn begin(plan: &Plan, key: &FlowKey) -> Result<(usize, Place), Rejection> {
     Ok((first_subchain(plan, place, key)?, place))
 }
 
+/// The chain of a tenant that takes a flow from this endpoint.
+fn chain_of(plan: &Plan, tenant_index: usize, endpoint: usize, key: &FlowKey) -> Option<usize> {
+    let tenant = plan.config.tenants.get(tenant_index)?;
+    let takes =
+        |chain: &&usize| tenant.chains.get(**chain).is_some_and(|chain| chain.selector.matches(&key.five_tuple));
+    plan.composition.chains_from(tenant_index, endpoint).iter().find(takes).copied()
+}
+
 /// The subchain that a flow from this place enters.
 fn first_subchain(plan: &Plan, place: Place, key: &FlowKey) -> Result<usize, Rejection> {
     match place {
         Place::Endpoint(tenant_index, endpoint) => {
-            let tenant = plan.config.tenants.get(tenant_index).ok_or(Rejection::NoHead)?;
-            let takes = |chain: &&usize| {
-                tenant.chains.get(**chain).is_some_and(|chain| chain.selector.matches(&key.five_tuple))
-            };
-            let chains = plan.composition.chains_from(tenant_index, endpoint);
-            let chain = chains.iter().find(takes).ok_or(Rejection::NoChain)?;
-            plan.composition.chains[tenant_index][*chain].first().copied().ok_or(Rejection::NoPath)
+            let chain = chain_of(plan, tenant_index, endpoint, key).ok_or(Rejection::NoChain)?;
+            plan.composition.chains[tenant_index][chain].first().copied().ok_or(Rejection::NoPath)
         }
         Place::Instance(..) | Place::Retired(..) => plan.composition.subchain_from(place).ok_or(Rejection::NoHead),
         Place::Tunnel | Place::Free => Err(Rejection::NoHead),
