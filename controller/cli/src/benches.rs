@@ -8,12 +8,13 @@ use std::time::Duration;
 use bench::echo::Echo;
 use bench::in_process;
 use bench::plan::{Plan, SearchPlan};
+use bench::steering::{self, SteeringPlan};
 use bench::udp::{UdpOptions, UdpPath};
 use bench::{FlowSetupReport, Path, Progress};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
-use crate::arguments::{BenchCommand, FlowSetupOptions};
+use crate::arguments::{BenchCommand, FlowSetupOptions, SteeringOptions};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::FlowSetup(options) => flow_setup(&options),
+        BenchCommand::Steering(options) => compare_steering(&options),
         BenchCommand::Echo { listen, ports } => {
             let (stop, stopped) = UnixStream::pair()?;
             for signal in [SIGINT, SIGTERM] {
@@ -45,6 +47,26 @@ fn flow_setup(options: &FlowSetupOptions) -> Result<(), Failure> {
     write_file(options.svg.as_deref(), || bench::plot::svg(&report).map_err(Failure::of))?;
     io::stdout().write_all(report.text().as_bytes())?;
     lost(&report)
+}
+
+fn compare_steering(options: &SteeringOptions) -> Result<(), Failure> {
+    let plan = SteeringPlan {
+        hosts: options.hosts.clone(),
+        chains_per_host: options.chains_per_host,
+        nfs_per_chain: options.nfs.clone(),
+        flows_per_chain: options.flows,
+        seed: options.seed,
+        changes: !options.no_changes,
+    };
+    let say = |hosts, nfs, mode| eprintln!("{hosts} hosts, {nfs} NFs per chain: {mode}");
+    let report = steering::run(&plan, std::env::args().collect(), say).map_err(|error| match error {
+        steering::SteeringError::Composition(_) => Failure::of(error),
+        wrong => Failure::Usage(wrong.to_string()),
+    })?;
+    write_file(options.json.as_deref(), || Ok(report.json()))?;
+    write_file(options.csv.as_deref(), || Ok(report.csv()))?;
+    io::stdout().write_all(report.text().as_bytes())?;
+    Ok(())
 }
 
 fn plan(options: &FlowSetupOptions) -> Result<Plan, Failure> {
