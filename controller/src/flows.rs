@@ -15,7 +15,7 @@ use std::sync::Arc;
 use packet::{FlowKey, PathId, VportId};
 use shm::rules::{ExactAction, ExactRule};
 
-use crate::compose::{Composition, Head, HostPart, InstancePath, Place, Subchain};
+use crate::compose::{Composition, Head, HostPart, InstancePath, Place};
 use crate::config::Config;
 
 /// What one host's controller goes by.
@@ -193,7 +193,7 @@ impl Sessions {
     pub fn fail(&mut self, vport: VportId) -> bool {
         let place = self.plan.part().vports.get(usize::from(vport.0)).map(|vport| vport.place);
         match place {
-            Some(place @ Place::Instance(..)) => {
+            Some(place @ (Place::Instance(..) | Place::Retired(..))) => {
                 self.failed.insert(place);
                 true
             }
@@ -260,15 +260,14 @@ fn first_subchain(plan: &Plan, place: Place, key: &FlowKey) -> Result<usize, Rej
     match place {
         Place::Endpoint(tenant_index, endpoint) => {
             let tenant = plan.config.tenants.get(tenant_index).ok_or(Rejection::NoHead)?;
-            let takes =
-                |chain: &crate::config::Chain| chain.from == endpoint && chain.selector.matches(&key.five_tuple);
-            let chain = tenant.chains.iter().position(takes).ok_or(Rejection::NoChain)?;
-            plan.composition.chains[tenant_index][chain].first().copied().ok_or(Rejection::NoPath)
+            let takes = |chain: &&usize| {
+                tenant.chains.get(**chain).is_some_and(|chain| chain.selector.matches(&key.five_tuple))
+            };
+            let chains = plan.composition.chains_from(tenant_index, endpoint);
+            let chain = chains.iter().find(takes).ok_or(Rejection::NoChain)?;
+            plan.composition.chains[tenant_index][*chain].first().copied().ok_or(Rejection::NoPath)
         }
-        Place::Instance(..) => {
-            let begins = |subchain: &Arc<Subchain>| subchain.head(place).is_some();
-            plan.composition.subchains.iter().position(begins).ok_or(Rejection::NoHead)
-        }
+        Place::Instance(..) => plan.composition.subchain_from(place).ok_or(Rejection::NoHead),
         Place::Tunnel | Place::Retired(..) | Place::Free => Err(Rejection::NoHead),
     }
 }

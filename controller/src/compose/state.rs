@@ -1,171 +1,204 @@
-//! The numbers that paths and rules keep through changes of the file: [`State`].
+//! What compositions have given away and what still lives: [`State`], the record that all controllers share.
+//!
+//! Numbers are given once and kept: an element's vport and lcore for as long as it runs, a path's id for ever, its tags until it
+//! is forgotten. What a configuration lacks stays here as retired, with all that is needed to lay its rules again, until
+//! [`State::forget`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use packet::{PathId, Tag, Vni};
+use ipnet::IpNet;
+use packet::{PathId, Tag, Vni, VportId};
 use serde::{Deserialize, Serialize};
-use shm::counters::TAG_COUNTERS;
-use shm::rules::TagKey;
+use serde_json::Value as Json;
+use shm::launch::Attachment;
 
-use super::PlacedTag;
-
-/// What compositions have given away so far.
+/// What compositions have given away and what still lives. Replicated among the controllers, and opaque to them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct State {
-    /// By path name.
-    paths: BTreeMap<String, PathNumbers>,
-    /// By host, then by the rule's key as text.
-    counters: BTreeMap<String, BTreeMap<String, u16>>,
-    /// Paths that the last composition lacked.
-    retired: BTreeSet<String>,
+    /// The id of the next new path; none is given twice.
+    pub(super) next_path: u32,
+    /// By name.
+    pub(super) hosts: BTreeMap<String, HostState>,
+    /// By name; also tenants that the configuration lacks, while they have paths.
+    pub(super) tenants: BTreeMap<String, Arc<TenantState>>,
 }
 
-/// A path's numbers.
+/// A host's lcores, whose number is fixed while its dataplane runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PathNumbers {
-    /// Its id.
-    pub id: PathId,
-    /// Whose tags they are.
-    pub vni: Vni,
-    /// The tag along the chain.
-    pub forward: Tag,
-    /// The tag of answers.
-    pub reverse: Tag,
+#[serde(deny_unknown_fields)]
+pub(super) struct HostState {
+    /// Lcores for instances, running or spare.
+    pub(super) slots: usize,
+    /// How many spare ones the configuration asked for when they were counted.
+    pub(super) spare: Option<usize>,
 }
 
-/// State being given to the paths of one composition.
-///
-/// Tags travel between hosts, so they must be the same wherever the same file is composed, whatever was composed there before:
-/// a path's pair of tags follows from its name and from the paths before it in the file. Ids and counters stay on their host
-/// and are kept from one composition to the next.
-pub(super) struct Numbering {
-    numbers: State,
-    /// The pairs of tags given in this composition, by VNI, and to whom.
-    pairs: BTreeMap<(Vni, u8), String>,
-    /// The paths of this composition.
-    named: BTreeSet<String>,
+/// A tenant's elements and paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TenantState {
+    /// The number of the next new element; none is given twice.
+    pub(super) next_element: u32,
+    /// By number.
+    pub(super) elements: BTreeMap<u32, Arc<ElementState>>,
+    /// By id.
+    pub(super) paths: BTreeMap<PathId, PathState>,
+    /// Which of a mangler's instances serve which way on: by kind, then by the way on in words, element numbers.
+    pub(super) clones: BTreeMap<String, BTreeMap<String, BTreeSet<u32>>>,
 }
 
-/// Pairs of tags in a VNI: 1 and 2, 3 and 4, … 61 and 62.
-pub(super) const PAIRS: u8 = (Tag::COUNT / 2) as u8;
+/// An endpoint or an instance, where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ElementState {
+    /// Its name within the tenant: `clients`, `edge/1`.
+    pub(super) name: String,
+    /// How many elements of this name there were before.
+    pub(super) generation: u32,
+    /// Its host's name.
+    pub(super) host: String,
+    /// Its vport there.
+    pub(super) vport: VportId,
+    /// Its tenant's first network.
+    pub(super) vni: Vni,
+    /// It gets no new flows.
+    pub(super) retired: bool,
+    /// What it is.
+    pub(super) what: What,
+}
 
-impl Numbering {
-    /// Goes on from what was given away before.
-    pub(super) fn after(before: &State) -> Self {
-        Self { numbers: before.clone(), pairs: BTreeMap::new(), named: BTreeSet::new() }
-    }
+/// What an element is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum What {
+    /// A place where clients or servers attach.
+    Endpoint(EndpointState),
+    /// A running copy of a function.
+    Instance(InstanceState),
+}
 
-    /// The numbers of a path; none if its VNI has no pair of tags left.
-    pub(super) fn of_path(&mut self, name: &str, vni: Vni) -> Option<PathNumbers> {
-        let first = (fingerprint(name) % u64::from(PAIRS)) as u8;
-        let pair =
-            (0..PAIRS).map(|step| (first + step) % PAIRS).find(|pair| !self.pairs.contains_key(&(vni, *pair)))?;
-        self.pairs.insert((vni, pair), name.to_owned());
-        self.named.insert(name.to_owned());
-        let (forward, reverse) = (Tag::new(2 * pair + 1).ok()?, Tag::new(2 * pair + 2).ok()?);
-        let known = self.numbers.paths.get(name).copied();
-        let id = known.map_or_else(|| self.free_id(), |known| known.id);
-        let numbers = PathNumbers { id, vni, forward, reverse };
-        self.numbers.paths.insert(name.to_owned(), numbers);
-        Some(numbers)
-    }
+/// An endpoint as its host serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndpointState {
+    pub(super) attachment: AttachmentState,
+    pub(super) prefixes: Vec<IpNet>,
+    pub(super) next_hops: Vec<IpAddr>,
+    pub(super) gateways: Vec<IpAddr>,
+}
 
-    fn free_id(&self) -> PathId {
-        let ids: BTreeSet<u32> = self.numbers.paths.values().map(|path| path.id.0).collect();
-        PathId((0..=u32::MAX).find(|id| !ids.contains(id)).unwrap_or(u32::MAX))
-    }
+/// An [`Attachment`] that can be compared for good.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum AttachmentState {
+    Port { port: String, vlan: Option<u16> },
+    Vtep { address: IpAddr },
+}
 
-    /// The state after this composition.
-    pub(super) fn finish(mut self) -> State {
-        self.numbers.retired = self.numbers.paths.keys().filter(|name| !self.named.contains(*name)).cloned().collect();
-        self.numbers
-    }
-
-    /// See [`State`].
-    pub(super) fn number_counters(&mut self, host: &str, tags: &mut [PlacedTag]) -> bool {
-        self.numbers.number_counters(host, tags)
+impl AttachmentState {
+    pub(super) fn launch(&self) -> Attachment {
+        match self {
+            Self::Port { port, vlan } => Attachment::Port { port: port.clone(), vlan: *vlan },
+            Self::Vtep { address } => Attachment::Vtep { address: *address },
+        }
     }
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every host and in every release.
-fn fingerprint(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+/// An instance as it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InstanceState {
+    /// Which of its host's lcores for instances it has, from 0.
+    pub(super) slot: usize,
+    pub(super) cpu: u16,
+    /// The name of its kind.
+    pub(super) kind: String,
+    pub(super) function: String,
+    pub(super) config: Json,
+    /// Its kind is a mangler; what is told to the dataplane also goes by its paths.
+    pub(super) mangles: bool,
+    pub(super) pool: Vec<IpNet>,
+}
+
+/// A path with its numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PathState {
+    pub(super) name: String,
+    /// Numbers of its elements, from head to tail.
+    pub(super) elements: Vec<u32>,
+    pub(super) vni: Vni,
+    pub(super) forward: Tag,
+    pub(super) reverse: Tag,
+    /// Of its tag rules, in the order in which they are laid.
+    pub(super) counters: Vec<u16>,
+    pub(super) retired: bool,
+}
+
+impl ElementState {
+    /// What its host's dataplane calls it, for as long as it lives: `edge/1`, and `edge/1#2` for the second of that name.
+    pub(super) fn running_name(&self) -> String {
+        match self.generation {
+            0 => self.name.clone(),
+            generation => format!("{}#{}", self.name, generation + 1),
+        }
+    }
+
+    pub(super) fn instance(&self) -> Option<&InstanceState> {
+        match &self.what {
+            What::Instance(instance) => Some(instance),
+            What::Endpoint(_) => None,
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> Option<&EndpointState> {
+        match &self.what {
+            What::Endpoint(endpoint) => Some(endpoint),
+            What::Instance(_) => None,
+        }
+    }
+}
+
+impl TenantState {
+    /// Elements that a path goes through.
+    pub(super) fn used(&self) -> BTreeSet<u32> {
+        self.paths.values().flat_map(|path| path.elements.iter().copied()).collect()
+    }
 }
 
 impl State {
-    /// Gives each rule its counter; false if there are not enough.
-    fn number_counters(&mut self, host: &str, tags: &mut [PlacedTag]) -> bool {
-        let known = self.counters.entry(host.to_owned()).or_default();
-        let mut taken: BTreeSet<u16> = known.values().copied().collect();
-        for tag in tags {
-            let text = key_text(&tag.rule.key);
-            let counter = match known.get(&text) {
-                Some(counter) => *counter,
-                None => {
-                    let Some(free) = (0..TAG_COUNTERS as u16).find(|counter| !taken.contains(counter)) else {
-                        return false;
-                    };
-                    taken.insert(free);
-                    known.insert(text, free);
-                    free
-                }
-            };
-            tag.rule.action.counter = counter;
-        }
-        true
-    }
-
-    /// The names of the paths that have numbers.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.paths.keys().map(String::as_str)
-    }
-
-    /// The paths that the composition lacks and that may still have flows, with their names.
+    /// The paths that the configuration lacks and that may still have flows, with their names.
     pub fn retired(&self) -> impl Iterator<Item = (PathId, &str)> {
-        let retired = self.paths.iter().filter(|(name, _)| self.retired.contains(*name));
-        retired.map(|(name, path)| (path.id, name.as_str()))
+        let paths = self.tenants.values().flat_map(|tenant| &tenant.paths);
+        paths.filter(|(_, path)| path.retired).map(|(id, path)| (*id, path.name.as_str()))
     }
 
-    /// Without these retired paths, whose last flow ended.
+    /// The state without these retired paths, whose last flow ended, and without retired elements that no path uses any more.
+    /// Paths that are not retired stay.
     pub fn forget(&self, gone: &BTreeSet<PathId>) -> Self {
-        let names: Vec<String> =
-            self.retired().filter(|(id, _)| gone.contains(id)).map(|(_, name)| name.to_owned()).collect();
         let mut state = self.clone();
-        for name in names {
-            state.retired.remove(&name);
-            let Some(gone) = state.paths.remove(&name) else { continue };
-            for counters in state.counters.values_mut() {
-                let of = |tag: Tag| format!("vni {} tag {} ", gone.vni, tag);
-                let (forward, reverse) = (of(gone.forward), of(gone.reverse));
-                counters.retain(|key, _| !key.starts_with(&forward) && !key.starts_with(&reverse));
+        state.tenants.retain(|_, tenant| {
+            let goes = |id: &PathId, path: &PathState| path.retired && gone.contains(id);
+            if !tenant.paths.iter().any(|(id, path)| goes(id, path)) {
+                return true;
             }
-        }
+            let tenant = Arc::make_mut(tenant);
+            tenant.paths.retain(|id, path| !goes(id, path));
+            let used = tenant.used();
+            tenant.elements.retain(|number, element| !element.retired || used.contains(number));
+            let elements = &tenant.elements;
+            for ways in tenant.clones.values_mut() {
+                ways.retain(|_, numbers| {
+                    numbers.retain(|number| elements.contains_key(number));
+                    !numbers.is_empty()
+                });
+            }
+            tenant.clones.retain(|_, ways| !ways.is_empty());
+            !tenant.elements.is_empty() || !tenant.paths.is_empty()
+        });
         state
-    }
-}
-
-fn key_text(key: &TagKey) -> String {
-    format!("vni {} tag {} from {} to {}", key.vni, key.tag, key.prior, key.segment)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn vni(value: u32) -> Vni {
-        Vni::new(value).unwrap()
-    }
-
-    #[test]
-    fn a_vni_has_31_paths_and_not_one_more() {
-        let mut numbering = Numbering::after(&State::default());
-        let mut tags = BTreeSet::new();
-        for index in 0..31 {
-            let path = numbering.of_path(&format!("path {index}"), vni(1)).unwrap();
-            assert!(tags.insert(path.forward) && tags.insert(path.reverse), "tags are given once");
-        }
-        assert_eq!(numbering.of_path("path 31", vni(1)), None);
-        assert!(numbering.of_path("path 31", vni(2)).is_some(), "another VNI has its own tags");
     }
 }

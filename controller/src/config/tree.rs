@@ -216,6 +216,11 @@ impl<'a> Value<'a> {
         matches!(self.node, Node::Null)
     }
 
+    /// The word `detect`.
+    pub(super) fn is_detect(&self) -> bool {
+        matches!(self.node, Node::Text(text) if text == "detect")
+    }
+
     pub(super) fn is_integer(&self) -> bool {
         matches!(self.node, Node::Integer(_))
     }

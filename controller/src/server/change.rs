@@ -58,16 +58,17 @@ impl Draining {
         self.paths.is_empty()
     }
 
-    /// Adds what the new plan lacks, and takes out what it has again.
-    fn turn_to(&mut self, old: &Plan, new: &Plan) {
-        let here: BTreeSet<&str> = new.composition.paths.iter().map(|path| path.name.as_str()).collect();
-        self.paths.retain(|drain| !here.contains(drain.name.as_str()));
-        for path in old.composition.paths.iter().filter(|path| !here.contains(path.name.as_str())) {
+    /// Adds what retires with the new plan, and takes out what is in use again.
+    fn turn_to(&mut self, new: &Plan) {
+        let retired: BTreeSet<PathId> = new.composition.state.retired().map(|(id, _)| id).collect();
+        self.paths.retain(|drain| drain.id.is_some_and(|id| retired.contains(&id)));
+        let known: BTreeSet<PathId> = self.paths.iter().filter_map(|drain| drain.id).collect();
+        for path in new.composition.paths.iter().filter(|path| path.retired && !known.contains(&path.id)) {
             let of_path = |tag: &&PlacedTag| tag.rule.action.path == path.id;
             self.paths.push(Drain {
                 name: path.name.clone(),
                 id: Some(path.id),
-                tags: old.part().tags.iter().filter(of_path).copied().collect(),
+                tags: new.part().tags.iter().filter(of_path).copied().collect(),
                 packets: 0,
                 quiet_since: Instant::now(),
             });
@@ -190,7 +191,7 @@ impl Server {
         match result {
             Ok(flows) => {
                 applied.flows_kept = flows;
-                self.draining.turn_to(&self.plan, &plan);
+                self.draining.turn_to(&plan);
                 self.take_plan(plan);
                 self.respond_late(token, &Response::Applied(applied));
             }
@@ -249,7 +250,7 @@ fn chains(config: &Config) -> BTreeMap<String, (&Tenant, &Chain)> {
     let pairs = config
         .tenants
         .iter()
-        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant, chain))));
+        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant.as_ref(), chain))));
     pairs.collect()
 }
 
@@ -294,16 +295,16 @@ mod tests {
         let new = plan(config::EXAMPLE, &old.composition.state);
         let gone = old.composition.paths.iter().find(|path| path.name == "acme: clients > edge/1 > servers").unwrap();
         let mut draining = Draining::default();
-        draining.turn_to(&old, &new);
+        draining.turn_to(&new);
         let (hour, now) = (Duration::from_secs(3_600), Duration::ZERO);
         let quiet = Stats::default();
         assert_eq!(draining.finished(&[], &quiet, hour), (vec![], vec![]), "not quiet for long enough");
         let (names, tags) = draining.finished(&[], &quiet, now);
-        assert_eq!(names, std::slice::from_ref(&gone.name));
+        assert_eq!(names, [format!("{} (retired)", gone.name)]);
         assert!(!tags.is_empty() && tags.iter().all(|tag| tag.rule.action.path == gone.id));
         assert!(draining.is_empty());
-        draining.turn_to(&old, &new);
-        draining.turn_to(&new, &old);
+        draining.turn_to(&new);
+        draining.turn_to(&plan(&format!("{}{dns}", config::EXAMPLE), &new.composition.state));
         assert!(draining.is_empty(), "it is in the plan again");
         let later = Draining::of_earlier(&new.composition);
         assert_eq!(later.paths.len(), 1, "a restarted controller knows it by its numbers");
