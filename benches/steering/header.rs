@@ -203,7 +203,7 @@ impl Mode for Header {
         Ok(())
     }
 
-    fn end(&mut self, five_tuples: &[FiveTuple]) {
+    fn end(&mut self, five_tuples: &[FiveTuple]) -> Result<(), SteeringError> {
         let mut unused = false;
         for way in self.switches.end(five_tuples) {
             let path = &mut self.paths[way.path];
@@ -213,6 +213,7 @@ impl Mode for Header {
         if unused {
             self.costs.touched += self.collect();
         }
+        Ok(())
     }
 
     fn costs(&self) -> Costs {

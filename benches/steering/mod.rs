@@ -11,12 +11,11 @@
 //!                   └─► towpath   (controller)  ─┘
 //! ```
 //!
-//! - [`testbed`](self): pairs of chains that share a mangler and part behind it. The trace has flows in both directions, and for every
+//! - The testbed has pairs of chains that share a mangler and part behind it. The trace has flows in both directions, and for every
 //!   pair two scale-outs of stateful kinds, a change of weights, a scale-in and a scale-out of the mangler.
 //! - Each mode's module says what the paper says of it, what its tables hold, and what was assumed in its favour.
 //!
-//! What is not modelled: time (a rule is there as soon as it is set), table sizes, failures, packets in flight during a change. All
-//! of these would burden the modes that ask the controller or replace rules more than the others.
+//! What is not modelled: time (a rule is there as soon as it is set), table sizes, failures, packets in flight during a change.
 
 mod choice;
 mod division;

@@ -90,8 +90,9 @@ impl Mode for PerFlow {
         Ok(())
     }
 
-    fn end(&mut self, five_tuples: &[FiveTuple]) {
+    fn end(&mut self, five_tuples: &[FiveTuple]) -> Result<(), SteeringError> {
         self.switches.end(five_tuples);
+        Ok(())
     }
 
     fn costs(&self) -> Costs {

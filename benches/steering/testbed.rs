@@ -17,12 +17,15 @@
 //! Where chains part behind a mangler, Towpath gives each its own instances of it (section 4.1): of a pair's mangler instances
 //! the odd ones serve the first chain and the even ones the second. The number of instances is the same in all modes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Instances of each kind at the beginning.
 const INSTANCES: usize = 2;
+
+/// Networks of a pair's tenant.
+const VNIS: usize = 8;
 
 /// An index into [`Testbed::elements`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -239,31 +242,26 @@ impl Testbed {
     }
 }
 
-/// The testbed as Towpath's configuration file, and which element each vport name means.
-pub(super) struct Written {
-    pub(super) yaml: String,
-    pub(super) names: HashMap<String, ElementId>,
-}
-
+/// Endpoints of a pair; the first two are also the names of the chains that begin there.
 const ENDPOINTS: [&str; 3] = ["offices", "homes", "servers"];
 
 impl Testbed {
-    /// The file: a tenant for each pair of chains, and a mangler of its own for each chain.
-    pub(super) fn write(&self) -> Written {
-        let mut written = Written { yaml: "version: 1\nhosts:\n".to_owned(), names: HashMap::new() };
+    /// The testbed as Towpath's configuration file: a tenant for each pair of chains.
+    pub(super) fn yaml(&self) -> String {
+        let mut yaml = "version: 1\nhosts:\n".to_owned();
         for host in 0..self.hosts {
-            self.write_host(&mut written.yaml, host);
+            self.write_host(&mut yaml, host);
         }
-        written.yaml.push_str("tenants:\n");
+        yaml.push_str("tenants:\n");
         for pair in 0..self.chains.len() / 2 {
-            self.write_tenant(&mut written, pair);
+            self.write_tenant(&mut yaml, pair);
         }
-        written
+        yaml
     }
 
     fn write_host(&self, yaml: &mut String, host: usize) {
         let [high, low] = u16::try_from(host + 1).unwrap_or(u16::MAX).to_be_bytes();
-        let _ = writeln!(yaml, "  h{host}:\n    cpus: {{io: 0}}\n    share_cores: true");
+        let _ = writeln!(yaml, "  h{host}:\n    cpus: {{io: 0}}\n    share_cores: true\n    spare_lcores: 100");
         let _ = writeln!(
             yaml,
             "    underlay: {{device: net_null0, address: 192.168.{high}.{low}/16, mtu: 1600}}\n    ports:"
@@ -275,60 +273,68 @@ impl Testbed {
         }
     }
 
-    fn write_tenant(&self, written: &mut Written, pair: usize) {
-        let (tenant, yaml) = (format!("t{pair}"), &mut written.yaml);
-        let _ = writeln!(yaml, "  {tenant}:\n    vni: {}\n    endpoints:", 1_000 * (pair + 1));
-        let own = || self.elements.iter().enumerate().filter(|(_, element)| element.pair == pair);
-        for (index, element) in own() {
+    fn write_tenant(&self, yaml: &mut String, pair: usize) {
+        let first = 1 + pair * VNIS;
+        let _ = writeln!(yaml, "  t{pair}:\n    vni: [{first}-{}]\n    endpoints:", first + VNIS - 1);
+        for (index, element) in self.elements.iter().enumerate().filter(|(_, element)| element.pair == pair) {
             let (Role::Endpoint(end), Some([a, b, c])) = (element.role, element.net) else { continue };
             let (name, host) = (ENDPOINTS[end], element.host);
             let _ = writeln!(
                 yaml,
                 "      {name}: {{host: h{host}, port: p{index}, prefixes: [{a}.{b}.{c}.0/24], gateways: [{a}.{b}.{c}.1]}}"
             );
-            written.names.insert(format!("{tenant}/{name}"), ElementId(index));
         }
-        yaml.push_str("    nfs:\n      nat-offices: {function: mangler}\n      nat-homes: {function: mangler}\n");
-        let through = self.chains[2 * pair].through.iter().chain(&self.chains[2 * pair + 1].through);
-        let kinds: BTreeSet<usize> = through.copied().collect();
-        for kind in kinds.iter().map(|kind| &self.kinds[*kind]).filter(|kind| !kind.mangles) {
-            let _ = writeln!(yaml, "      {}: {{function: passthrough}}", kind.name);
+        let chains = &self.chains[2 * pair..2 * pair + 2];
+        let kinds: BTreeSet<usize> = chains.iter().flat_map(|chain| &chain.through).copied().collect();
+        yaml.push_str("    nfs:\n");
+        for kind in kinds.iter().map(|kind| &self.kinds[*kind]) {
+            let function = if kind.mangles { "mangler" } else { "passthrough" };
+            let _ = writeln!(yaml, "      {}: {{function: {function}}}", kind.name);
         }
         yaml.push_str("    instances:\n");
-        let mut copies: HashMap<String, usize> = HashMap::new();
-        let mut weights: [String; 2] = Default::default();
-        for (index, element) in own() {
-            let Role::Instance(kind) = element.role else { continue };
-            let place = self.kinds[kind].instances.iter().position(|(id, _)| id.0 == index).unwrap_or(0);
-            let (name, chains) = self.function_of(kind, place);
-            let copy = copies.entry(name.clone()).or_default();
-            *copy += 1;
-            let pool = element.net.map_or(String::new(), |[a, b, c]| format!(", config: {{pool: [{a}.{b}.{c}.0/24]}}"));
-            let _ = writeln!(yaml, "      - {{nf: {name}, host: h{}, cpu: 1{pool}}}", element.host);
-            for chain in chains {
-                let _ = write!(weights[*chain], "{name}/{copy}: {}, ", self.kinds[kind].instances[place].1);
-            }
-            written.names.insert(format!("{tenant}/{name}/{copy}"), ElementId(index));
+        for (kind, place) in
+            kinds.iter().flat_map(|kind| (0..self.kinds[*kind].instances.len()).map(move |place| (kind, place)))
+        {
+            let (name, host) = (&self.kinds[*kind].name, self.host(self.kinds[*kind].instances[place].0));
+            let pool = self.pool(*kind, place).map_or(String::new(), |pool| format!(", config: {{pool: [{pool}]}}"));
+            let serves = self.serves(*kind, place).map_or(String::new(), |chain| format!(", serves: {chain}"));
+            let _ = writeln!(yaml, "      - {{nf: {name}, host: h{host}, cpu: 1{pool}{serves}}}");
         }
         yaml.push_str("    chains:\n");
-        for (chain, weights) in weights.iter().enumerate() {
-            let functions = self.chains[2 * pair + chain].through.iter().map(|kind| self.function_of(*kind, chain).0);
-            let (name, through) = (ENDPOINTS[chain], functions.collect::<Vec<_>>().join(", "));
-            let _ = writeln!(
-                yaml,
-                "      {name}: {{from: {name}, to: servers, through: [{through}], weights: {{{weights}}}}}"
-            );
+        for (chain, name) in chains.iter().zip(ENDPOINTS) {
+            let through: Vec<&str> = chain.through.iter().map(|kind| self.kinds[*kind].name.as_str()).collect();
+            let through = through.join(", ");
+            let _ = writeln!(yaml, "      {name}: {{from: {name}, to: servers, through: [{through}]}}");
         }
     }
 
-    /// The function that an instance at this place of its kind is a copy of, and which chains of the pair go through it.
-    fn function_of(&self, kind: usize, place: usize) -> (String, &'static [usize]) {
-        const CHAINS: [&[usize]; 2] = [&[0], &[1]];
-        let kind = &self.kinds[kind];
-        match kind.users {
-            Users::Both if kind.mangles => (format!("{}-{}", kind.name, ENDPOINTS[place % 2]), CHAINS[place % 2]),
-            Users::Both => (kind.name.clone(), &[0, 1]),
-            Users::One(chain) => (kind.name.clone(), CHAINS[chain]),
+    /// A mangler instance's pool.
+    pub(super) fn pool(&self, kind: usize, place: usize) -> Option<String> {
+        let [a, b, c] = self.element(self.kinds[kind].instances[place].0).net?;
+        Some(format!("{a}.{b}.{c}.0/24"))
+    }
+
+    /// The chain that a mangler's instance has to itself.
+    pub(super) fn serves(&self, kind: usize, place: usize) -> Option<&'static str> {
+        self.kinds[kind].mangles.then_some(ENDPOINTS[place % 2])
+    }
+
+    /// What Towpath calls the element within its tenant.
+    pub(super) fn name(&self, id: ElementId) -> String {
+        match self.element(id).role {
+            Role::Endpoint(end) => ENDPOINTS[end].to_owned(),
+            Role::Instance(kind) => {
+                let place = self.kinds[kind].instances.iter().position(|(instance, _)| *instance == id);
+                format!("{}/{}", self.kinds[kind].name, place.map_or(0, |place| place + 1))
+            }
+        }
+    }
+
+    /// The names of the chains of a pair that go through a kind.
+    pub(super) fn users(&self, kind: usize) -> &'static [&'static str] {
+        match self.kinds[kind].users {
+            Users::Both => &ENDPOINTS[..2],
+            Users::One(chain) => &ENDPOINTS[chain..=chain],
         }
     }
 }

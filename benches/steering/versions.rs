@@ -145,7 +145,7 @@ impl Mode for Versions {
         Ok(())
     }
 
-    fn end(&mut self, five_tuples: &[FiveTuple]) {
+    fn end(&mut self, five_tuples: &[FiveTuple]) -> Result<(), SteeringError> {
         let mut unused = false;
         for stamp in self.switches.end(five_tuples) {
             let pins = self.pins.entry(stamp.of_chain()).or_default();
@@ -158,6 +158,7 @@ impl Mode for Versions {
         if unused {
             self.costs.touched += self.collect();
         }
+        Ok(())
     }
 
     fn costs(&self) -> Costs {

@@ -63,7 +63,7 @@ pub(super) trait Mode {
     fn change(&mut self, testbed: &Testbed, change: Change) -> Result<(), SteeringError>;
 
     /// A flow ended; it had these five-tuples.
-    fn end(&mut self, five_tuples: &[FiveTuple]);
+    fn end(&mut self, five_tuples: &[FiveTuple]) -> Result<(), SteeringError>;
 
     fn costs(&self) -> Costs;
 
@@ -176,7 +176,7 @@ pub(super) fn drive<M: Mode>(testbed: &Testbed, trace: &Trace, mode: &mut M) -> 
     for step in &trace.steps {
         match *step {
             Step::Packet { flow, first, answer } => run.packet(flow, &trace.flows[flow], first, answer),
-            Step::End { flow } => run.mode.end(&run.accounts[flow].five_tuples),
+            Step::End { flow } => run.mode.end(&run.accounts[flow].five_tuples)?,
             Step::Change(change) => {
                 run.testbed.apply(change);
                 run.mode.change(&run.testbed, change)?;

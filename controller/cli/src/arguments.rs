@@ -183,6 +183,8 @@ pub enum BenchCommand {
     FlowSetup(FlowSetupOptions),
     /// Compare ways to steer chains over the same traffic: rules, messages, broken and misrouted flows
     Steering(SteeringOptions),
+    /// Measure what it costs to compose a specification of so many chains, and one instance more
+    Compose(ComposeOptions),
     /// Send the probes of `bench flow-setup --target` back
     #[command(after_help = "Example: towpath bench echo --listen 10.2.0.2:7000 --ports 8")]
     Echo {
@@ -268,6 +270,25 @@ pub struct SteeringOptions {
     /// Write the figures as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+}
+
+/// `towpath bench compose`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Chains have 4 functions; 10 chains share a host, 5 share functions, 30 a tenant. Needs neither DPDK nor root. Times are \
+    CPU time of one thread.\n\nExamples:\n  towpath bench compose\n  towpath bench compose --chains 10,100,1000,10000 --runs 3 \
+    --json compose.json"
+)]
+pub struct ComposeOptions {
+    /// Numbers of chains, one measurement each
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000")]
+    pub chains: Vec<usize>,
+    /// How often each is composed
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 #[cfg(test)]
