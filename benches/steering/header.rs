@@ -1,16 +1,16 @@
 //! Mode *service header* (Stratos section 2.1 and table 1, "SC Header"; RFC 8300): a classifier at the chain's head puts a path's
 //! number into a header of its own, and hosts forward by (element, path).
 //!
-//! Tables: a wildcard rule per hop and direction of every path, a path being one instance per position of the whole chain; an
-//! exact rule per flow at the classifiers of both ends. Classifiers ask the controller about new flows, which chooses by weighted
-//! round-robin, so affinity holds; paths through an instance that takes no new flows stay until their last flow ended. Behind a
-//! mangler the server's side has another five-tuple, which the controller learns by being asked once more. Two modes:
+//! Tables: a wildcard rule per hop and direction of every path, a path being one instance per position; an exact rule per flow
+//! at the classifiers of both ends of a path. Classifiers ask the controller about new flows, which chooses by weighted
+//! round-robin, so affinity holds; paths through an instance that takes no new flows stay until their last flow ended. Two modes:
 //!
 //! - **NFs changed**: every NF carries the header through, also the one that rewrites or terminates flows. Nothing is ambiguous, but
-//!   this "needs MBox modifications" (section 2.1).
-//! - **NFs unchanged**: a mangler's packets come out without the header and are classified again. If all chains through it go on
-//!   the same way, the classifier knows it; else the controller draws a chain, as in [`super::per_flow`]. In the mode's favour,
-//!   NFs that do not mangle leave the header alone.
+//!   this "needs MBox modifications" (section 2.1). A path is as long as the chain; its far end sees another five-tuple than its
+//!   head, which the controller learns by being asked once more.
+//! - **NFs unchanged**: a mangler's packets come out without the header and are classified again, so paths
+//!   end at manglers and begin there. If all chains through it go on the same way, the classifier knows it; else the controller
+//!   draws a chain, as in [`super::per_flow`]. In the mode's favour, NFs that do not mangle leave the header alone.
 
 use std::collections::HashMap;
 
@@ -76,34 +76,54 @@ impl Header {
         mode
     }
 
-    /// Makes the chain's paths that are not there yet; how many rules are new.
-    fn lay(&mut self, testbed: &Testbed, chain: usize) -> u64 {
-        let mut ways = vec![vec![testbed.chains[chain].from]];
+    /// The elements that may stand at each position of each way that a header takes along the chain: all of it, or from mangler to
+    /// mangler.
+    fn ways(&self, testbed: &Testbed, chain: usize) -> Vec<Vec<Vec<ElementId>>> {
+        let mut ways = Vec::new();
+        let mut way = vec![vec![testbed.chains[chain].from]];
         for kind in &testbed.chains[chain].through {
             let instances: Vec<ElementId> = testbed.kinds[*kind].active().map(|(id, _)| id).collect();
-            let longer = |way: &Vec<ElementId>| -> Vec<Vec<ElementId>> {
-                instances.iter().map(|id| [way.as_slice(), &[*id]].concat()).collect()
-            };
-            ways = ways.iter().flat_map(longer).collect();
+            way.push(instances.clone());
+            if testbed.kinds[*kind].mangles && self.functions == Functions::Unchanged {
+                ways.push(std::mem::replace(&mut way, vec![instances]));
+            }
         }
+        way.push(vec![testbed.chains[chain].to]);
+        ways.push(way);
+        ways
+    }
+
+    /// Makes the chain's paths that are not there yet; how many rules are new.
+    fn lay(&mut self, testbed: &Testbed, chain: usize) -> u64 {
         for path in self.paths.iter_mut().filter(|path| path.chain == chain) {
             path.active = false;
         }
         let mut touched = 0;
-        for mut elements in ways {
-            elements.push(testbed.chains[chain].to);
-            if let Some(known) = self.paths.iter_mut().find(|path| path.chain == chain && path.elements == elements) {
-                known.active = true;
-                continue;
+        for way in self.ways(testbed, chain) {
+            let mut products: Vec<Vec<ElementId>> = vec![Vec::new()];
+            for position in &way {
+                let longer = |start: &Vec<ElementId>| -> Vec<Vec<ElementId>> {
+                    position.iter().map(|id| [start.as_slice(), &[*id]].concat()).collect()
+                };
+                products = products.iter().flat_map(longer).collect();
             }
-            let path = self.paths.len();
-            for pair in elements.windows(2) {
-                for (at, to, reverse) in [(pair[0], pair[1], false), (pair[1], pair[0], true)] {
-                    touched += u64::from(self.switches.add(testbed.host(at), (at, Way { path, reverse }), to));
-                }
-            }
-            self.paths.push(ServicePath { chain, elements, flows: 0, active: true });
+            touched += products.into_iter().map(|elements| self.lay_path(testbed, chain, elements)).sum::<u64>();
         }
+        touched
+    }
+
+    fn lay_path(&mut self, testbed: &Testbed, chain: usize, elements: Vec<ElementId>) -> u64 {
+        if let Some(known) = self.paths.iter_mut().find(|path| path.chain == chain && path.elements == elements) {
+            known.active = true;
+            return 0;
+        }
+        let (path, mut touched) = (self.paths.len(), 0);
+        for pair in elements.windows(2) {
+            for (at, to, reverse) in [(pair[0], pair[1], false), (pair[1], pair[0], true)] {
+                touched += u64::from(self.switches.add(testbed.host(at), (at, Way { path, reverse }), to));
+            }
+        }
+        self.paths.push(ServicePath { chain, elements, flows: 0, active: true });
         touched
     }
 
@@ -113,21 +133,17 @@ impl Header {
         self.switches.retain(|_, (_, way)| paths[way.path].active || paths[way.path].flows > 0)
     }
 
-    /// A path of the chain by weighted round-robin; behind a mangler only paths through it.
-    fn choose(&mut self, testbed: &Testbed, chain: usize, through: Option<ElementId>) -> Option<usize> {
-        let mut elements = vec![testbed.chains[chain].from];
-        let kinds = &testbed.chains[chain].through;
-        let given = kinds.iter().position(|kind| through.and_then(|id| testbed.kind_of(id)) == Some(*kind));
-        for (place, kind) in kinds.iter().enumerate() {
-            elements.push(match (through, given) {
-                (Some(id), Some(given)) if place == given => id,
-                // What lies in front of the mangler is past: any path will do.
-                (_, Some(given)) if place < given => testbed.kinds[*kind].active().next()?.0,
-                _ => self.turns.entry(*kind).or_default().take(&testbed.kinds[*kind])?,
+    /// A path of the chain from this element on, by weighted round-robin.
+    fn choose(&mut self, testbed: &Testbed, chain: usize, at: ElementId) -> Option<usize> {
+        let way = self.ways(testbed, chain).into_iter().find(|way| way[0].contains(&at))?;
+        let mut elements = vec![at];
+        for position in &way[1..] {
+            elements.push(match testbed.kind_of(*position.first()?) {
+                Some(kind) => self.turns.entry(kind).or_default().take(&testbed.kinds[kind])?,
+                None => position[0],
             });
         }
-        elements.push(testbed.chains[chain].to);
-        self.paths.iter().position(|path| path.active && path.elements == elements)
+        self.paths.iter().position(|path| path.active && path.chain == chain && path.elements == elements)
     }
 
     fn classify(&mut self, testbed: &Testbed, at: ElementId, five_tuple: FiveTuple, way: Way) {
@@ -143,24 +159,22 @@ impl Header {
     fn set_up(&mut self, testbed: &Testbed, at: ElementId, five_tuple: FiveTuple) -> Option<Way> {
         self.costs.asked += 1;
         self.costs.flow_messages += 1;
-        let (chain, through) = match testbed.kind_of(at) {
+        let chain = match testbed.kind_of(at) {
             Some(kind) => {
                 let candidates: Vec<usize> = testbed.chains_through(kind).collect();
-                (self.random.choice(candidates)?, Some(at))
+                self.random.choice(candidates)?
             }
-            None => (testbed.chains.iter().position(|chain| chain.from == at)?, None),
+            None => testbed.chains.iter().position(|chain| chain.from == at)?,
         };
-        let path = self.choose(testbed, chain, through)?;
+        let path = self.choose(testbed, chain, at)?;
         let (forward, reverse) = (Way { path, reverse: false }, Way { path, reverse: true });
         self.classify(testbed, at, five_tuple, forward);
-        // Where the answers of this five-tuple begin, as far as the controller can know it.
+        // The answers' end, if what arrives there has this five-tuple still.
         let elements = &self.paths[path].elements;
-        let place = elements.iter().position(|id| *id == at).unwrap_or(0);
-        let end = elements[place + 1..].iter().copied().find(|id| testbed.is_mangler(*id));
-        match (end, self.functions) {
-            (None, _) => self.classify(testbed, testbed.chains[chain].to, five_tuple.reversed(), reverse),
-            (Some(mangler), Functions::Unchanged) => self.classify(testbed, mangler, five_tuple.reversed(), reverse),
-            (Some(_), Functions::Changed) => {}
+        let inner = elements.len() - 1;
+        let end = elements[inner];
+        if !elements[1..inner].iter().any(|id| testbed.is_mangler(*id)) {
+            self.classify(testbed, end, five_tuple.reversed(), reverse);
         }
         Some(forward)
     }
