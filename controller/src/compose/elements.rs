@@ -54,6 +54,8 @@ pub(super) struct Search<'a> {
     endpoints: Vec<Option<(u32, Arc<ElementState>)>>,
     instances: Vec<Option<(u32, Arc<ElementState>)>>,
     retired: Vec<(u32, Arc<ElementState>)>,
+    /// What ends with this composition.
+    dropped: Vec<Arc<ElementState>>,
     generations: HashMap<String, u32>,
     next_number: u32,
 }
@@ -75,6 +77,7 @@ impl<'a> Search<'a> {
             endpoints: Vec::new(),
             instances: Vec::new(),
             retired: Vec::new(),
+            dropped: Vec::new(),
             generations: HashMap::new(),
             next_number: before.next_element,
         };
@@ -84,6 +87,7 @@ impl<'a> Search<'a> {
             let next = search.generations.entry(element.name.clone()).or_default();
             *next = (*next).max(element.generation + 1);
         }
+        search.dropped.extend(before.resting.elements.values().cloned());
         let used = before.used();
         let mut found = BTreeSet::new();
         if let Some(tenant) = tenant {
@@ -128,6 +132,8 @@ impl<'a> Search<'a> {
                     Arc::new(ElementState { retired: true, ..ElementState::clone(element) })
                 };
                 search.retired.push((*number, element));
+            } else {
+                search.dropped.push(Arc::clone(element));
             }
         }
         search
@@ -151,6 +157,7 @@ impl<'a> Search<'a> {
     pub(super) fn occupy(&self, ground: &mut Ground<'_>) {
         let all = self.endpoints.iter().chain(&self.instances).flatten().chain(&self.retired);
         all.for_each(|(_, element)| ground.occupy(self.name, element));
+        self.dropped.iter().for_each(|element| ground.leave(element));
     }
 
     fn new_element(&mut self, name: &str, host: &Host, vport: VportId, what: What) -> (u32, Arc<ElementState>) {

@@ -28,6 +28,8 @@ pub(super) struct HostGround<'a> {
     pub(super) host: &'a Host,
     vports: BTreeSet<u16>,
     slots: BTreeSet<usize>,
+    /// Lcores whose instance ends now.
+    leaving: BTreeSet<usize>,
     cpus: BTreeMap<u16, Vec<Owner>>,
     attachments: HashMap<AttachmentState, String>,
     /// None until it is counted.
@@ -63,6 +65,16 @@ impl<'a> Ground<'a> {
     pub(super) fn occupy(&mut self, tenant: &str, element: &ElementState) {
         let Some(host) = self.host(&element.host) else { return };
         self.hosts[host].occupy(tenant, element);
+    }
+
+    /// An element that ends now: its vport and lcore are not given to another in the same step.
+    pub(super) fn leave(&mut self, element: &ElementState) {
+        let Some(host) = self.host(&element.host) else { return };
+        let ground = &mut self.hosts[host];
+        ground.vports.insert(element.vport.0);
+        if let What::Instance(instance) = &element.what {
+            ground.leaving.insert(instance.slot);
+        }
     }
 
     /// Everything that was there is occupied: automatic instances can be placed from now on.
@@ -120,6 +132,7 @@ impl<'a> HostGround<'a> {
             host,
             vports: [0].into(),
             slots: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             cpus,
             attachments: HashMap::new(),
             limit: known.map(|known| known.slots),
@@ -165,7 +178,8 @@ impl<'a> HostGround<'a> {
 
     /// How many more instances fit here that name no CPU.
     fn room(&self) -> usize {
-        let lcores = self.limit.unwrap_or(self.most_slots()).saturating_sub(self.slots.len());
+        let taken = self.slots.union(&self.leaving).count();
+        let lcores = self.limit.unwrap_or(self.most_slots()).saturating_sub(taken);
         let least = usize::from(self.host.share_cores && !self.host.nf_cpus.is_empty());
         self.free_cpus().max(least).min(lcores)
     }
@@ -175,7 +189,7 @@ impl<'a> HostGround<'a> {
     }
 
     fn take(&mut self, cpu: Option<u16>, owner: &str) -> Result<Spot, Full> {
-        let slot = lowest_free(self.slots.iter().copied());
+        let slot = lowest_free(self.slots.union(&self.leaving).copied());
         let limit = self.limit.unwrap_or(self.most_slots());
         if slot >= limit {
             return Err(Full::Lcores { count: limit, at_most: limit >= self.most_slots() });

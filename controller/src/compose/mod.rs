@@ -60,7 +60,7 @@ pub struct Composition {
     pub hosts: Vec<Arc<HostPart>>,
     /// The running copies of functions on all hosts: the configuration's in its order, then retired ones.
     pub instances: Vec<PlacedInstance>,
-    /// Of all tenants.
+    /// Of all tenants; also those by which flows go on behind manglers' instances that retire.
     pub subchains: Vec<Arc<Subchain>>,
     /// Of all subchains, each once, however many subchains use it; by tenant, retired ones behind the others.
     pub paths: Vec<Arc<InstancePath>>,
@@ -304,7 +304,8 @@ pub fn compose(config: &Config, before: &State, reuse: Option<&Composition>) -> 
         }
         None => found.reused.map(Arc::clone),
     };
-    let parts: Vec<Arc<Part>> = tenants.all.iter().zip(sketches).filter_map(finish).collect();
+    let mut parts: Vec<Arc<Part>> = tenants.all.iter().zip(sketches).filter_map(finish).collect();
+    parts.retain(|part| part.tenant.is_some() || !part.members.all.is_empty());
     let slots: Vec<usize> = ground.hosts.iter().map(ground::HostGround::slot_count).collect();
     let state = State {
         next_path,
@@ -495,6 +496,13 @@ impl Composition {
     /// The subchain that begins at an instance of a mangler, an index.
     pub fn subchain_from(&self, place: Place) -> Option<usize> {
         self.begins.get(&place).copied()
+    }
+
+    /// Whether a subchain has paths for new flows; one behind an instance that retires has none.
+    pub fn takes_new_flows(&self, subchain: usize) -> bool {
+        let choices =
+            self.subchains.get(subchain).into_iter().flat_map(|found| &found.heads).flat_map(|head| &head.choices);
+        choices.into_iter().any(|(path, _)| !self.paths[*path].retired)
     }
 
     /// The name of a tenant, also of one that the configuration lacks.

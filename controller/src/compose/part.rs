@@ -11,9 +11,9 @@ use super::geometry::HostGeometry;
 use super::launch::{Share, Shares, lcore_of};
 use super::paths::{Draft, Plan};
 use super::rules::Layer;
-use super::state::{ElementState, PathState, TenantState};
+use super::state::{ElementState, PathState, Resting, TenantState};
 use super::transform::{Cut, Mangler};
-use super::{Element, InstancePath, Place, PlacedInstance, PlacedTag, Subchain, mtu};
+use super::{Element, Head, InstancePath, Place, PlacedInstance, PlacedTag, Subchain, mtu};
 use crate::config::{Config, Problem, Tenant};
 
 /// One tenant's part; indices of paths and subchains are its own.
@@ -23,6 +23,7 @@ pub(super) struct Part {
     pub(super) tenant: Option<Arc<Tenant>>,
     pub(super) name: String,
     pub(super) members: Members,
+    /// Those of its chains, then those of manglers' instances that retire.
     pub(super) subchains: Vec<Subchain>,
     pub(super) chains: Vec<Vec<usize>>,
     /// For each endpoint the chains that begin there, in order.
@@ -154,15 +155,16 @@ impl Sketch<'_> {
         let state = self.state(&ids, numbered);
         let manglers = self.mangling();
         let vnis = self.vnis();
-        let Self { config, hosts, name, tenant, members, cut, plan, manglers: described, .. } = self;
+        let Self { config, hosts, index, name, tenant, members, cut, plan, manglers: described } = self;
         let shares = Shares { config, hosts, name, members: &members, manglers: &manglers, vnis: &vnis };
         let mut by_host = shares.make();
         let instances = instances(&shares, &cut);
         for (host, tags) in rules {
             by_host.entry(host).or_default().tags = tags;
         }
-        let Plan { subchains, chains, .. } = plan;
+        let Plan { mut subchains, chains, .. } = plan;
         let warnings = tenant.map(|tenant| mtu::warnings(config, tenant, &chains, &subchains, &paths));
+        subchains.extend(remaining(index, &subchains, &paths));
         Part {
             chains_from: tenant.map(|tenant| chains_from(tenant)).unwrap_or_default(),
             tenant: tenant.cloned(),
@@ -215,8 +217,29 @@ impl Sketch<'_> {
             elements: self.members.all.iter().map(|member| (member.number, Arc::clone(&member.state))).collect(),
             paths,
             clones: self.cut.record.clone(),
+            resting: Resting::default(),
         }
     }
+}
+
+/// What still comes to an instance that retires goes on by the paths that it had, those first that lead to nothing else that
+/// retires.
+fn remaining(tenant: usize, subchains: &[Subchain], paths: &[InstancePath]) -> Vec<Subchain> {
+    let live: HashSet<Place> = subchains.iter().flat_map(|subchain| &subchain.heads).map(|head| head.place).collect();
+    let mut heads: BTreeMap<Place, Vec<(usize, u32)>> = BTreeMap::new();
+    for (index, path) in paths.iter().enumerate().filter(|(_, path)| path.retired && !path.elements[0].is_endpoint) {
+        if !live.contains(&path.elements[0].place) {
+            let leads_on = path.elements[1..].iter().all(|element| !matches!(element.place, Place::Retired(..)));
+            heads.entry(path.elements[0].place).or_default().push((index, u32::from(leads_on)));
+        }
+    }
+    let subchain = |(place, mut choices): (Place, Vec<(usize, u32)>)| {
+        if choices.iter().all(|(_, weight)| *weight == 0) {
+            choices.iter_mut().for_each(|(_, weight)| *weight = 1);
+        }
+        Subchain { tenant, heads: vec![Head { place, choices }] }
+    };
+    heads.into_iter().map(subchain).collect()
 }
 
 fn chains_from(tenant: &Tenant) -> Vec<Vec<usize>> {

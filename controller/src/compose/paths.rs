@@ -305,6 +305,7 @@ fn number(
             space.occupy(&stops(members, &draft.members), tags);
         }
     }
+    rest(&mut space, members, before);
     for index in 0..paths.len() {
         if paths[index].id.is_some() {
             continue;
@@ -323,9 +324,27 @@ fn number(
 fn stops<'a>(members: &'a Members, path: &[usize]) -> Vec<Stop<'a>> {
     let stop = |index: &usize| {
         let member = &members.all[*index];
-        Stop { member: *index, host: &member.state.host, is_instance: member.state.instance().is_some() }
+        Stop { member: Some(*index), host: &member.state.host, is_instance: member.state.instance().is_some() }
     };
     path.iter().map(stop).collect()
+}
+
+/// Takes the tags of paths that are forgotten in this step: their rules may still be in force somewhere.
+fn rest(space: &mut Tagspace, members: &Members, before: &TenantState) {
+    let by_number = members.by_number();
+    for path in &before.resting.paths {
+        let element = |number: &u32| before.elements.get(number).or_else(|| before.resting.elements.get(number));
+        let stop = |number: &u32| {
+            let state = element(number)?;
+            Some(Stop {
+                member: by_number.get(number).copied(),
+                host: &state.host,
+                is_instance: state.instance().is_some(),
+            })
+        };
+        let stops: Vec<Stop<'_>> = path.elements.iter().filter_map(stop).collect();
+        space.occupy(&stops, Tags { vni: path.vni, forward: path.forward, reverse: path.reverse });
+    }
 }
 
 /// Paths of before that are not among the kept ones, in the order of their ids.

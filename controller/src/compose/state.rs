@@ -48,6 +48,17 @@ pub(super) struct TenantState {
     pub(super) paths: BTreeMap<PathId, PathState>,
     /// Which of a mangler's instances serve which way on: by kind, then by the way on in words, element numbers.
     pub(super) clones: BTreeMap<String, BTreeMap<String, BTreeSet<u32>>>,
+    /// What was forgotten since the last composition: its numbers are not given away in the step that removes it.
+    #[serde(default)]
+    pub(super) resting: Resting,
+}
+
+/// Paths and elements that were forgotten since the last composition.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resting {
+    pub(super) paths: Vec<PathState>,
+    pub(super) elements: BTreeMap<u32, Arc<ElementState>>,
 }
 
 /// An endpoint or an instance, where it is.
@@ -163,6 +174,32 @@ impl ElementState {
 }
 
 impl TenantState {
+    /// Paths of these that begin where a path ends that stays, and without which nothing would go on there.
+    fn needed(&self, gone: &BTreeSet<PathId>) -> BTreeSet<PathId> {
+        let mut needed = BTreeSet::new();
+        loop {
+            let stays =
+                |(id, path): &(&PathId, &PathState)| !path.retired || !gone.contains(id) || needed.contains(*id);
+            let staying: Vec<&PathState> = self.paths.iter().filter(stays).map(|(_, path)| path).collect();
+            let ends: BTreeSet<u32> = staying.iter().filter_map(|path| path.elements.last().copied()).collect();
+            let begins: BTreeSet<u32> = staying.iter().filter_map(|path| path.elements.first().copied()).collect();
+            let is_needed = |path: &PathState| {
+                path.elements
+                    .first()
+                    .is_some_and(|head| ends.contains(head) && !begins.contains(head) && self.is_instance(*head))
+            };
+            let more: Vec<PathId> = self.paths.iter().filter(|(_, path)| is_needed(path)).map(|(id, _)| *id).collect();
+            if more.is_empty() {
+                return needed;
+            }
+            needed.extend(more);
+        }
+    }
+
+    fn is_instance(&self, number: u32) -> bool {
+        self.elements.get(&number).is_some_and(|element| element.instance().is_some())
+    }
+
     /// Elements that a path goes through.
     pub(super) fn used(&self) -> BTreeSet<u32> {
         self.paths.values().flat_map(|path| path.elements.iter().copied()).collect()
@@ -177,18 +214,26 @@ impl State {
     }
 
     /// The state without these retired paths, whose last flow ended, and without retired elements that no path uses any more.
-    /// Paths that are not retired stay.
+    /// Paths that are not retired stay, and those by which flows that come to a mangler's instance go on.
     pub fn forget(&self, gone: &BTreeSet<PathId>) -> Self {
         let mut state = self.clone();
-        state.tenants.retain(|_, tenant| {
-            let goes = |id: &PathId, path: &PathState| path.retired && gone.contains(id);
+        for tenant in state.tenants.values_mut() {
+            let needed = tenant.needed(gone);
+            let goes = |id: &PathId, path: &PathState| path.retired && gone.contains(id) && !needed.contains(id);
             if !tenant.paths.iter().any(|(id, path)| goes(id, path)) {
-                return true;
+                continue;
             }
             let tenant = Arc::make_mut(tenant);
-            tenant.paths.retain(|id, path| !goes(id, path));
+            let (gone, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                std::mem::take(&mut tenant.paths).into_iter().partition(|(id, path)| goes(id, path));
+            tenant.paths = kept;
+            tenant.resting.paths.extend(gone.into_values());
             let used = tenant.used();
-            tenant.elements.retain(|number, element| !element.retired || used.contains(number));
+            let (gone, kept): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut tenant.elements)
+                .into_iter()
+                .partition(|(number, element)| element.retired && !used.contains(number));
+            tenant.elements = kept;
+            tenant.resting.elements.extend(gone);
             let elements = &tenant.elements;
             for ways in tenant.clones.values_mut() {
                 ways.retain(|_, numbers| {
@@ -197,8 +242,7 @@ impl State {
                 });
             }
             tenant.clones.retain(|_, ways| !ways.is_empty());
-            !tenant.elements.is_empty() || !tenant.paths.is_empty()
-        });
+        }
         state
     }
 }

@@ -26,8 +26,8 @@ pub(super) struct Tags {
 /// An element of a path, as far as tags go.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stop<'a> {
-    /// The element's index.
-    pub(super) member: usize,
+    /// The element's index; none if it is gone.
+    pub(super) member: Option<usize>,
     pub(super) host: &'a str,
     pub(super) is_instance: bool,
 }
@@ -89,7 +89,7 @@ impl Tagspace {
             let words = (0..self.vnis.len()).map(|network| self.taken[network * self.members + member]);
             words.map(|[at, tunnel, _]| at.count_ones().max(tunnel.count_ones())).sum()
         };
-        stops.iter().map(|stop| stop.member).max_by_key(|member| used(*member))
+        stops.iter().filter_map(|stop| stop.member).max_by_key(|member| used(*member))
     }
 
     fn take(&mut self, network: usize, sites: &Sites, tag: Tag) {
@@ -116,13 +116,14 @@ impl Tagspace {
 fn sites(stops: &[Stop<'_>]) -> Sites {
     let mut sites = Vec::with_capacity(2 * stops.len());
     for (place, stop) in stops.iter().enumerate().skip(1) {
+        let Some(member) = stop.member else { continue };
         if stops[place - 1].host != stop.host {
-            sites.push((stop.member, AT_TUNNEL));
+            sites.push((member, AT_TUNNEL));
         }
         if place + 1 < stops.len() {
-            sites.push((stop.member, AT_ELEMENT));
+            sites.push((member, AT_ELEMENT));
         } else if stop.is_instance {
-            sites.push((stop.member, ENDS));
+            sites.push((member, ENDS));
         }
     }
     sites
@@ -141,7 +142,7 @@ mod tests {
     use super::*;
 
     fn stop(member: usize, host: &str, is_instance: bool) -> Stop<'_> {
-        Stop { member, host, is_instance }
+        Stop { member: Some(member), host, is_instance }
     }
 
     fn vnis(count: u32) -> Vec<Vni> {

@@ -322,8 +322,11 @@ fn check_functions(problems: &mut Problems, warnings: &mut Warnings, tenant: &Te
     }
 }
 
+/// A mangler, itself and all functions behind it, and the endpoint at the end.
+type WayOn<'a> = (usize, &'a [usize], usize);
+
 /// The segments behind manglers, each with the whole way on and the chain that has it.
-fn behind_manglers(tenant: &Tenant) -> Vec<((usize, &[usize], usize), Segment, &Chain)> {
+fn behind_manglers(tenant: &Tenant) -> Vec<(WayOn<'_>, Segment, &Chain)> {
     let mut found = Vec::new();
     for chain in &tenant.chains {
         for segment in tenant.segments(chain) {
@@ -357,7 +360,7 @@ fn check_weights(problems: &mut Problems, tenant: &Tenant) {
             }
         }
     }
-    let mut first: HashMap<(usize, &[usize], usize), &Chain> = HashMap::new();
+    let mut first: HashMap<WayOn<'_>, &Chain> = HashMap::new();
     for (way, segment, chain) in behind_manglers(tenant) {
         let other = *first.entry(way).or_insert(chain);
         let tail = match segment.tail {
