@@ -389,3 +389,10 @@ fn a_missing_file_is_one_line_with_the_remedy() {
     let error = load(Path::new("/nonexistent/t.yaml")).unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/t.yaml: can't be read: ") && error.contains("towpath init"), "{error}");
 }
+
+/// Breaks if the reader's own bound on nodes, 250,000 by default, refuses a file of 10,000 chains.
+#[test]
+fn a_file_of_very_many_entries_is_read() {
+    let text = format!("[{}]", "0, ".repeat(260_000));
+    assert!(tree::read(&mut Problems::new("f.yaml"), &text).is_some());
+}
