@@ -7,7 +7,11 @@ use bench::compose::{ComposePlan, run};
 fn main() -> ExitCode {
     // `cargo test --benches` runs this too, and wants to know only that it runs.
     let measures = std::env::args().any(|argument| argument == "--bench");
-    let plan = if measures { ComposePlan::default() } else { ComposePlan { chains: vec![10], runs: 1 } };
+    let plan = if measures {
+        ComposePlan { chains: vec![10, 100, 1_000], ..ComposePlan::default() }
+    } else {
+        ComposePlan { chains: vec![10], runs: 1 }
+    };
     let count = |work: &mut dyn FnMut()| allocation_counter::measure(work).count_total;
     match run(&plan, std::env::args().collect(), Some(count), |_| {}) {
         Ok(report) => {

@@ -36,7 +36,7 @@ pub struct ComposePlan {
 
 impl Default for ComposePlan {
     fn default() -> Self {
-        Self { chains: vec![10, 100, 1_000], runs: 5 }
+        Self { chains: vec![10, 100, 1_000, 10_000], runs: 5 }
     }
 }
 

@@ -163,13 +163,21 @@ impl ComposeReport {
                 size.chains
             );
         }
-        for (name, growth) in [("from nothing", self.growth_from_nothing), ("one instance more", self.growth_one_more)]
-        {
-            if let Some(growth) = growth {
-                let _ = writeln!(text, "Growth, {name}: chains to the power of {growth:.2}");
+        let two_largest = &self.sizes[self.sizes.len().saturating_sub(2)..];
+        let costs: [(&str, Option<f64>, fn(&SizeResult) -> &Cost); 2] = [
+            ("from nothing", self.growth_from_nothing, |size| &size.from_nothing),
+            ("one instance more", self.growth_one_more, |size| &size.one_more),
+        ];
+        for (name, fitted, cost) in costs {
+            let points: Vec<(usize, u64)> =
+                two_largest.iter().map(|size| (size.chains, cost(size).median_ns)).collect();
+            if let (Some(fitted), Some(last)) = (fitted, growth(&points)) {
+                let _ =
+                    writeln!(text, "Growth, {name}: chains to the power of {fitted:.2} (last two sizes: {last:.2})");
             }
         }
-        if let Some(size) = self.sizes.iter().find(|size| size.chains == GOAL_CHAINS) {
+        let at_goal = self.sizes.iter().find(|size| size.chains == GOAL_CHAINS);
+        if let Some(size) = at_goal.filter(|_| machine.release_build) {
             text.push_str(&goal("from nothing", size.from_nothing.median_ns, GOAL_FROM_NOTHING_NS));
             text.push_str(&goal("one instance more", size.one_more.median_ns, GOAL_ONE_MORE_NS));
         }

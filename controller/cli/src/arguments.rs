@@ -276,12 +276,12 @@ pub struct SteeringOptions {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Chains have 4 functions; 10 chains share a host, 5 share functions, 30 a tenant. Needs neither DPDK nor root. Times are \
-    CPU time of one thread.\n\nExamples:\n  towpath bench compose\n  towpath bench compose --chains 10,100,1000,10000 --runs 3 \
+    CPU time of one thread.\n\nExamples:\n  towpath bench compose\n  towpath bench compose --chains 100,1000 --runs 20 \
     --json compose.json"
 )]
 pub struct ComposeOptions {
     /// Numbers of chains, one measurement each
-    #[arg(long, value_delimiter = ',', default_value = "10,100,1000")]
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000")]
     pub chains: Vec<usize>,
     /// How often each is composed
     #[arg(long, default_value_t = 5)]
