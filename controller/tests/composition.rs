@@ -9,6 +9,8 @@
 
 #[path = "composition/random.rs"]
 mod random;
+#[path = "composition/scale.rs"]
+mod scale;
 #[path = "composition/world.rs"]
 mod world;
 
@@ -201,4 +203,51 @@ fn every_flow_keeps_its_way_through_any_sequence_of_changes() {
             "{tally:?}"
         );
     }
+}
+
+/// Breaks if tags run out where paths do not meet, or if two paths that meet get the same.
+#[test]
+fn a_tenant_has_a_thousand_paths_over_eight_hosts() {
+    for seed in 0..number("TOWPATH_LAYOUTS", 4) {
+        let config = read(&scale::thousand_paths(&mut Random(seed))).unwrap();
+        let composition = compose(&config, &State::default(), None).map_err(|errors| errors.to_string()).unwrap();
+        assert_eq!(composition.paths.len(), 1_000);
+        check::verify(&config, &composition).unwrap();
+    }
+}
+
+/// `TOWPATH_CHAINS` says how many chains; times are printed, not asserted.
+#[test]
+fn many_chains_over_many_hosts_are_composed_and_one_more_instance_changes_little() {
+    let count = number("TOWPATH_CHAINS", 120);
+    let text = scale::chains(count as usize);
+    let timed = |what: &str, since: std::time::Instant| eprintln!("{what}: {:?}", since.elapsed());
+    let start = std::time::Instant::now();
+    let config = read(&text).unwrap();
+    timed("read", start);
+    let start = std::time::Instant::now();
+    let before = compose(&config, &State::default(), None).map_err(|errors| errors.to_string()).unwrap();
+    timed("composed", start);
+    let start = std::time::Instant::now();
+    check::verify(&config, &before).unwrap();
+    timed("verified", start);
+    assert_eq!(before.chains.iter().map(Vec::len).sum::<usize>() as u64, count);
+    let nf = "k0-0".to_owned();
+    let operation =
+        Operation::AddInstance { tenant: "t0".into(), nf, host: None, cpu: None, config: None, serves: None };
+    let start = std::time::Instant::now();
+    let config = apply(&config, &[operation]).unwrap();
+    timed("applied", start);
+    let start = std::time::Instant::now();
+    let after = compose(&config, &before.state, Some(&before)).map_err(|errors| errors.to_string()).unwrap();
+    timed("composed again", start);
+    let start = std::time::Instant::now();
+    let difference = controller::compose::difference(&before, &after);
+    timed("compared", start);
+    assert!(after == compose(&config, &before.state, None).unwrap());
+    check::verify(&config, &after).unwrap();
+    assert_eq!(after.paths.len(), before.paths.len() + 10, "one for each of ten chains");
+    assert!(difference.hosts.iter().all(|host| host.remove.is_empty()));
+    let other = before.hosts.iter().zip(&after.hosts).filter(|(old, new)| !std::sync::Arc::ptr_eq(old, new)).count();
+    assert!(other <= 60, "{other} hosts have another part");
 }

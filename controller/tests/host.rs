@@ -468,7 +468,7 @@ fn a_capture_is_a_pcapng_file_that_ends_when_the_client_hangs_up() {
     assert!(unknown.contains("use `all` or one of tunnel, acme/clients, acme/edge/1, acme/nat/1"), "{unknown}");
     let (names, mut stream) = client().capture("acme/edge/1", 4).unwrap();
     assert_eq!(names, ["acme/edge/1"]);
-    host.door.wait("the capture", |tables| tables.captured == [VportId(2); 3]);
+    host.door.wait("the capture", |tables| tables.captured == [VportId(2); 6]);
     host.door.order(&Order::Frame(1, VportId(2), vec![1, 2, 3, 4, 5, 6]));
     let mut file = Vec::new();
     let mut byte = [0];

@@ -38,7 +38,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use packet::{Direction, PathId, Tag, Vni, VportId};
-use shm::launch::{Encapsulation, Launch};
+use shm::launch::{Encapsulation, Launch, RoleLaunch};
 use shm::rules::{Delivery, ExactAction, Next, TagRule};
 
 use crate::config::{Config, ConfigErrors, Host, Hugepages, Problem, Problems, Tenant};
@@ -136,6 +136,11 @@ impl HostPart {
     pub fn vport(&self, name: &str) -> Option<VportId> {
         let index = self.vports.iter().position(|vport| vport.name == name)?;
         u16::try_from(index).ok().map(VportId)
+    }
+
+    /// Lcores on which instances can be started while the dataplane runs.
+    pub fn spare_lcores(&self) -> usize {
+        self.launch.lcores.iter().filter(|lcore| lcore.role == RoleLaunch::Spare).count()
     }
 
     /// The lcore that forwards what comes from this vport, an index into the launch document's lcores.

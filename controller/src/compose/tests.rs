@@ -7,7 +7,6 @@ use std::sync::Arc;
 use packet::{Direction, FiveTuple};
 use proptest::prelude::*;
 use shm::counters::TAG_COUNTERS;
-use shm::launch::RoleLaunch;
 use shm::rules::{Delivery, Next, TagAction, TagKey};
 
 use super::*;
@@ -19,6 +18,8 @@ fn composed(text: &str) -> (Config, Composition) {
     let composition = compose(&config, &State::default(), None).map_err(|errors| errors.to_string()).unwrap();
     (config, composition)
 }
+
+mod changes;
 
 /// What an exact rule makes of a packet, whether said by the controller or learned.
 #[derive(Debug, Clone, Copy)]
@@ -411,7 +412,7 @@ fn with_instances(lines: &str) -> String {
 fn more_paths_than_tags_is_an_error_that_names_instance_chain_and_remedy() {
     // 63 taps: nat/1's answers come by 63 paths to one vport; each path has a forward tag of its own besides.
     let text = with_instances("      - {nf: tap, host: host2, count: 70}\n")
-        .replace("  host2:\n    cpus: {io: 0}", "  host2:\n    cpus: {io: 0, nf: 2-99}");
+        .replace("  host2:\n    cpus: {io: 0, nf: 2-5}", "  host2:\n    cpus: {io: 0, nf: 2-99}");
     let error = refused(&text, &State::default());
     assert!(error.contains("tenants.acme.chains.web: `acme/nat/1` is on 72 instance paths"), "{error}");
     assert!(error.contains("add networks to the tenant, such as `vni: [100, 1000-1009]`"), "{error}");
@@ -425,8 +426,8 @@ fn more_paths_than_tags_is_an_error_that_names_instance_chain_and_remedy() {
 fn a_subchain_with_too_many_paths_is_refused_with_its_factors() {
     let text =
         with_instances("      - {nf: edge, host: host2, count: 99}\n      - {nf: nat, host: host1, count: 60}\n")
-            .replace("  host2:\n    cpus: {io: 0}", "  host2:\n    cpus: {io: 0, nf: 2-120}")
-            .replace("    cpus: {io: 0, control: none}", "    cpus: {io: 0, nf: 3-99}");
+            .replace("  host2:\n    cpus: {io: 0, nf: 2-5}", "  host2:\n    cpus: {io: 0, nf: 2-120}")
+            .replace("    cpus: {io: 0, control: none, nf: 2-5}", "    cpus: {io: 0, nf: 3-99}");
     let text = text.replace("function: mangler", "function: passthrough\n        mangles: true");
     let at = text.find("        config:\n          # Clients appear").unwrap();
     let end = at + text[at..].find("      tap:").unwrap();
@@ -477,10 +478,7 @@ fn the_launch_document_numbers_vports_tunnel_endpoints_instances() {
     let names: Vec<&str> = composition.hosts[0].vports.iter().map(|vport| vport.name.as_str()).collect();
     assert_eq!(names, ["tunnel", "acme/clients", "acme/edge/1", "acme/nat/1"]);
     let launch = &composition.hosts[0].launch;
-    assert_eq!(
-        launch.lcores.iter().map(|lcore| lcore.cpu).collect::<Vec<_>>(),
-        [[0, 1, 2].as_slice(), &[0; 8]].concat()
-    );
+    assert_eq!(launch.lcores.iter().map(|lcore| lcore.cpu).collect::<Vec<_>>(), [0, 1, 2, 0, 0, 0]);
     assert!(launch.lcores[3..].iter().all(|lcore| lcore.role == RoleLaunch::Spare));
     assert_eq!(launch.ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["underlay", "left"]);
     let tunnel = launch.tunnel.as_ref().unwrap();

@@ -13,12 +13,12 @@ pub(super) fn check(problems: &mut Problems, config: &mut Config) {
     let mut warnings = Warnings { file: config.file.clone(), found: Vec::new() };
     check_vnis(problems, config);
     check_underlays(problems, config);
-    check_controllers(problems, &mut warnings, config);
     let on_hosts = OnHost::of(config);
     for (host, on_host) in config.hosts.iter().zip(&on_hosts) {
         check_cpus(problems, &mut warnings, host, on_host);
         check_ports(problems, config, host, on_host);
     }
+    check_controllers(problems, &mut warnings, config);
     for tenant in &config.tenants {
         check_prefixes(problems, tenant);
         check_pools(problems, tenant);
@@ -96,7 +96,7 @@ fn check_controllers(problems: &mut Problems, warnings: &mut Warnings, config: &
         }
     }
     let alone: Vec<&Host> = config.hosts.iter().filter(|host| host.controller.is_none()).collect();
-    if let (false, Some(first), true) = (owners.is_empty(), alone.first(), config.hosts.len() > 1) {
+    if let (Some(first), true) = (alone.first(), config.hosts.len() > 1) {
         let names: Vec<String> = alone.iter().map(|host| format!("`{}`", host.name)).collect();
         let text = format!(
             "{} without `controller`: changes are not agreed with the other hosts; give each host an address such as \

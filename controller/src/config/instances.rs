@@ -127,7 +127,7 @@ fn entry<'a>(problems: &mut Problems, value: &Value<'a>, tenant: &Tenant, hosts:
         line: value.line,
         nf,
         host: host.flatten(),
-        cpu: cpu.flatten(),
+        cpu: cpu.flatten().filter(|_| count.is_none_or(|count| count <= 1)),
         serves: None,
         drain,
         pool: pool_of(kind, &config),
