@@ -163,19 +163,8 @@ impl ComposeReport {
                 size.chains
             );
         }
-        let two_largest = &self.sizes[self.sizes.len().saturating_sub(2)..];
-        let costs: [(&str, Option<f64>, fn(&SizeResult) -> &Cost); 2] = [
-            ("from nothing", self.growth_from_nothing, |size| &size.from_nothing),
-            ("one instance more", self.growth_one_more, |size| &size.one_more),
-        ];
-        for (name, fitted, cost) in costs {
-            let points: Vec<(usize, u64)> =
-                two_largest.iter().map(|size| (size.chains, cost(size).median_ns)).collect();
-            if let (Some(fitted), Some(last)) = (fitted, growth(&points)) {
-                let _ =
-                    writeln!(text, "Growth, {name}: chains to the power of {fitted:.2} (last two sizes: {last:.2})");
-            }
-        }
+        text.push_str(&self.growth_text("from nothing", self.growth_from_nothing, |size| &size.from_nothing));
+        text.push_str(&self.growth_text("one instance more", self.growth_one_more, |size| &size.one_more));
         let at_goal = self.sizes.iter().find(|size| size.chains == GOAL_CHAINS);
         if let Some(size) = at_goal.filter(|_| machine.release_build) {
             text.push_str(&goal("from nothing", size.from_nothing.median_ns, GOAL_FROM_NOTHING_NS));
@@ -183,6 +172,18 @@ impl ComposeReport {
         }
         let _ = writeln!(text, "\nRepeat with: {}", self.command_line.join(" "));
         text
+    }
+
+    /// Over all sizes, and over the last two, where constant costs weigh least.
+    fn growth_text(&self, name: &str, fitted: Option<f64>, cost: fn(&SizeResult) -> &Cost) -> String {
+        let last = &self.sizes[self.sizes.len().saturating_sub(2)..];
+        let points: Vec<(usize, u64)> = last.iter().map(|size| (size.chains, cost(size).median_ns)).collect();
+        match (fitted, growth(&points)) {
+            (Some(fitted), Some(last)) => {
+                format!("Growth, {name}: chains to the power of {fitted:.2} (last two sizes: {last:.2})\n")
+            }
+            _ => String::new(),
+        }
     }
 
     fn what_table(&self) -> Table {
