@@ -156,13 +156,13 @@ fn paths_beyond_one_networks_tags_take_another_network() {
 fn hosts_talk_by_network_service_headers() {
     let bed = TwoHosts::start(&format!("{}encapsulation: nsh\n", full_chain()));
     let _web = WebServer::start(&bed.ends.scope, &bed.ends.server);
-    let underlay = EndCapture::on(&bed.ends.scope, &bed.ends.fabric, "host1", "udp port 4789");
+    let underlay = EndCapture::start(&bed.ends.scope, &bed.ends.fabric, "host1");
     assert_all_fetched(&Requests::start(&bed.ends.client, &SERVER, 50).finish(), &CLIENT);
     for server in SERVER {
         assert_ping(&bed.ends.client, server, 1_400);
     }
     let file = underlay.finish();
-    let all = tshark(&file, &[]).lines().count();
+    let all = tshark(&file, &["-Y", "vxlan"]).lines().count();
     let fields = ["-Y", "nsh", "-T", "fields", "-e", "nsh.spi", "-e", "nsh.si", "-e", "nsh.ttl", "-e", "nsh.mdtype"];
     let headers = tshark(&file, &fields);
     assert!(all > 100 && headers.lines().count() == all, "{} of {all} packets have a header", headers.lines().count());
@@ -184,7 +184,7 @@ fn a_change_survives_the_death_of_its_leader() {
     for delay_ms in [0, 3, 8, 15, 30, 60] {
         streams.iter().for_each(|stream| stream.await_more(20));
         let mut command = std::process::Command::new(TOWPATH);
-        command.arg("--run-dir").arg(bed.host1.run_dir()).args(["scale", "acme/tap", "--host", "host2", "--cpu", "0"]);
+        command.arg("--run-dir").arg(bed.host1.run_dir()).args(["scale", "acme/tap", "--on", "host2", "--cpu", "0"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut change = command.spawn().expect("the tool");
         std::thread::sleep(Duration::from_millis(delay_ms));
@@ -197,7 +197,7 @@ fn a_change_survives_the_death_of_its_leader() {
         assert!(!finished || there == expected + 1, "what was reported done is done");
         expected = there;
     }
-    let output = bed.host1.towpath(&["scale", "acme/tap", "--host", "host1", "--cpu", "0"]);
+    let output = bed.host1.towpath(&["scale", "acme/tap", "--on", "host1", "--cpu", "0"]);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(agreed_instances(&bed), expected + 1);
     let more = Stream::udp(&bed.ends.client, CLIENT[1], at(SERVER[1], 9));
@@ -233,16 +233,16 @@ fn a_change_that_one_host_can_not_take_is_taken_nowhere() {
         assert!(words.iter().all(|word| text.contains(word)), "{arguments:?}: {text}");
     };
     refused(&bed, &["scale", "acme/tab"], &["tab", "tap"]);
-    refused(&bed, &["scale", "acme/tap", "--host", "host3"], &["host3"]);
+    refused(&bed, &["scale", "acme/tap", "--on", "host3"], &["host3"]);
     refused(&bed, &["drain", "acme/tap/1"], &["acme/tap/1"]);
     refused(&bed, &["weights", "acme/all", "tap/7=1"], &["tap/7"]);
     bed.host2.kill_controller();
-    refused(&bed, &["scale", "acme/tap", "--host", "host1", "--cpu", "0"], &["host2"]);
+    refused(&bed, &["scale", "acme/tap", "--on", "host1", "--cpu", "0"], &["host2"]);
     assert_eq!(bed.host1.paths().len(), 1, "the running version stays");
     bed.host2.launch();
     bed.host2.await_attached();
     let output = until("host2's controller is heard again", || {
-        let output = bed.host1.towpath(&["scale", "acme/tap", "--host", "host1", "--cpu", "0"]);
+        let output = bed.host1.towpath(&["scale", "acme/tap", "--on", "host1", "--cpu", "0"]);
         output.status.success().then_some(output)
     });
     assert!(said(&output).contains("acme/tap/2"), "{}", said(&output));

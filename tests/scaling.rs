@@ -63,7 +63,7 @@ struct Change {
 
 fn scale(kind: &str, instance: &'static str, host: usize, config: Option<String>) -> Change {
     let mut arguments =
-        vec!["scale".to_owned(), format!("acme/{kind}"), "--host".to_owned(), format!("host{}", host + 1)];
+        vec!["scale".to_owned(), format!("acme/{kind}"), "--on".to_owned(), format!("host{}", host + 1)];
     arguments.extend(["--cpu".to_owned(), "0".to_owned()]);
     arguments.extend(config.into_iter().flat_map(|config| ["--config".to_owned(), config]));
     Change { arguments, added: Some((instance, host)) }
@@ -115,7 +115,7 @@ fn experiment(second: &str, changes: &[Change], seen_by_server: &[&str]) {
     let hosts = [&bed.host1, &bed.host2];
     let scope = &bed.ends.scope;
     let web = WebServer::start(scope, &bed.ends.server);
-    let ends = [&bed.ends.client, &bed.ends.server].map(|namespace| EndCapture::start(scope, namespace));
+    let ends = [&bed.ends.client, &bed.ends.server].map(|namespace| EndCapture::start(scope, namespace, "eth0"));
     let mut captures: Vec<(&str, usize, Capture)> = [("acme/tap/1", 0), ("acme/second/1", 1)]
         .map(|(instance, host)| (instance, host, Capture::start(scope, hosts[host], instance)))
         .into();
@@ -177,7 +177,7 @@ fn one_interface(file: &Path) -> BTreeMap<Connection, Volume> {
 /// No flow was seen off its path, and some were looked at.
 fn assert_audit(hosts: &[&Host; 2]) {
     for host in hosts {
-        let output = host.towpath(&["get", "audit", "--json"]);
+        let output = host.towpath(&["get", "audit", "-o", "json"]);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         let lcores = host.counters();

@@ -67,6 +67,7 @@ fn lines_of(log: &Path, count: usize) -> Vec<String> {
     })
 }
 
+/// What posts to `/large` send is read as a whole, since it goes to a second server; this one answers with the page of that name.
 fn configure(directory: &Path) -> String {
     let directory = directory.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -80,7 +81,11 @@ http {{
   server {{
     listen 80; listen [::]:80 ipv6only=on; root {directory};
     location / {{ access_log {directory}/access.log client; try_files /page =404; }}
-    location /large {{ access_log {directory}/post.log post; error_page 405 =200 /large; }}
+    location /large {{ access_log {directory}/post.log post; proxy_pass http://127.0.0.1:8080; }}
+  }}
+  server {{
+    listen 127.0.0.1:8080; root {directory}; access_log off;
+    location / {{ error_page 405 =200 /large; }}
   }}
 }}"
     )
