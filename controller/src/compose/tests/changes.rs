@@ -253,6 +253,21 @@ fn operations_that_name_what_is_not_there_say_so() {
     assert!(matches!(wrong, Err(OperationError::Wrong { .. })), "the last instance of a chain's function");
 }
 
+/// Breaks if the shares behind a mangler could not be changed at all, since both chains must have the same.
+#[test]
+fn weights_behind_a_mangler_are_set_for_all_chains_that_share_the_way() {
+    let more = EXAMPLE.replace("{nf: tap, host: host2, cpu: 1}", "{nf: tap, host: host2, count: 2}");
+    let (config, _) = composed(&more);
+    let weights = [("tap/1".to_owned(), 3), ("edge/1".to_owned(), 5)].into();
+    let set = Operation::SetWeights { tenant: "acme".into(), chain: "web".into(), weights };
+    let config = apply(&config, &[set]).unwrap();
+    let weights: Vec<[u32; 3]> =
+        config.tenants[0].chains.iter().map(|chain| [chain.weight(0), chain.weight(2), chain.weight(3)]).collect();
+    assert_eq!(weights, [[5, 3, 1], [1, 3, 1]], "edge stands before the mangler, so each chain has its own");
+    let composition = compose(&config, &State::default(), None).unwrap();
+    check::verify(&config, &composition).unwrap();
+}
+
 #[test]
 fn a_chain_can_go_while_its_host_and_its_tenant_go_too() {
     let (_, before) = composed(EXAMPLE);
