@@ -88,55 +88,71 @@ impl<'a> Search<'a> {
             *next = (*next).max(element.generation + 1);
         }
         search.dropped.extend(before.resting.elements.values().cloned());
-        let used = before.used();
-        let mut found = BTreeSet::new();
+        let (used, mut found) = (before.used(), BTreeSet::new());
         if let Some(tenant) = tenant {
-            for endpoint in &tenant.endpoints {
-                let wanted = endpoint_state(&config.hosts, endpoint);
-                let here = search.matching(&by_name, &found, &endpoint.name, |state| {
-                    let same = |known: &EndpointState| known.attachment == wanted.attachment;
-                    state.vni == tenant.vni
-                        && config.hosts.get(endpoint.host).is_some_and(|host| host.name == state.host)
-                        && state.endpoint().is_some_and(same)
-                });
-                let renewed = here.map(|(number, state)| {
-                    found.insert(number);
-                    let what = What::Endpoint(wanted);
-                    (number, Arc::new(ElementState { retired: false, what, ..ElementState::clone(&state) }))
-                });
-                search.endpoints.push(renewed);
-            }
-            for instance in &tenant.instances {
-                let here = search.matching(&by_name, &found, &instance.name, |state| {
-                    state.vni == tenant.vni && is_same(config, tenant, instance, state)
-                });
-                let here = here.filter(|(number, _)| !instance.drain || used.contains(number));
-                let renewed = here.map(|(number, state)| {
-                    found.insert(number);
-                    let mut state = ElementState::clone(&state);
-                    state.retired = instance.drain;
-                    if let What::Instance(known) = &mut state.what {
-                        known.mangles = tenant.nfs[instance.nf].mangles;
-                        known.pool.clone_from(&instance.pool);
-                    }
-                    (number, Arc::new(state))
-                });
-                search.instances.push(renewed);
-            }
+            search.find_endpoints(config, tenant, &by_name, &mut found);
+            search.find_instances(config, tenant, &by_name, &used, &mut found);
         }
         for (number, element) in before.elements.iter().filter(|(number, _)| !found.contains(number)) {
-            if used.contains(number) {
-                let element = if element.retired {
-                    Arc::clone(element)
-                } else {
-                    Arc::new(ElementState { retired: true, ..ElementState::clone(element) })
-                };
-                search.retired.push((*number, element));
-            } else {
-                search.dropped.push(Arc::clone(element));
+            match (used.contains(number), element.retired) {
+                (true, true) => search.retired.push((*number, Arc::clone(element))),
+                (true, false) => {
+                    let retired = ElementState { retired: true, ..ElementState::clone(element) };
+                    search.retired.push((*number, Arc::new(retired)));
+                }
+                (false, _) => search.dropped.push(Arc::clone(element)),
             }
         }
         search
+    }
+
+    fn find_endpoints(
+        &mut self,
+        config: &Config,
+        tenant: &Tenant,
+        by_name: &HashMap<&str, Vec<u32>>,
+        found: &mut BTreeSet<u32>,
+    ) {
+        for endpoint in &tenant.endpoints {
+            let wanted = endpoint_state(&config.hosts, endpoint);
+            let here = self.matching(by_name, found, &endpoint.name, |state| {
+                let same = |known: &EndpointState| known.attachment == wanted.attachment;
+                state.vni == tenant.vni
+                    && config.hosts.get(endpoint.host).is_some_and(|host| host.name == state.host)
+                    && state.endpoint().is_some_and(same)
+            });
+            self.endpoints.push(here.map(|(number, state)| {
+                found.insert(number);
+                let what = What::Endpoint(wanted);
+                (number, Arc::new(ElementState { retired: false, what, ..ElementState::clone(&state) }))
+            }));
+        }
+    }
+
+    fn find_instances(
+        &mut self,
+        config: &Config,
+        tenant: &Tenant,
+        by_name: &HashMap<&str, Vec<u32>>,
+        used: &BTreeSet<u32>,
+        found: &mut BTreeSet<u32>,
+    ) {
+        for instance in &tenant.instances {
+            let here = self.matching(by_name, found, &instance.name, |state| {
+                state.vni == tenant.vni && is_same(config, tenant, instance, state)
+            });
+            let here = here.filter(|(number, _)| !instance.drain || used.contains(number));
+            self.instances.push(here.map(|(number, state)| {
+                found.insert(number);
+                let mut state = ElementState::clone(&state);
+                state.retired = instance.drain;
+                if let What::Instance(known) = &mut state.what {
+                    known.mangles = tenant.nfs[instance.nf].mangles;
+                    known.pool.clone_from(&instance.pool);
+                }
+                (number, Arc::new(state))
+            }));
+        }
     }
 
     /// The element of this name that is the same; one in use before one that is retired, then the latest.
