@@ -83,7 +83,7 @@ impl Rig {
         let mut devices = OpenDevices::new();
         let left = ring_port(&eal, "left", &mut devices)?;
         let right = ring_port(&eal, "right", &mut devices)?;
-        let dataplane =
+        let mut dataplane =
             Dataplane::with_devices(eal, &launch, devices).map_err(|error| failed("launch the forwarder", &error))?;
         let template = template(mac_of(&dataplane, "left")?);
         let template_headers =
@@ -92,7 +92,7 @@ impl Rig {
             .map_err(|error| failed("listen for the controller", &error))?;
         let dataplane = std::thread::spawn(move || {
             let mut signals = control::signals().map_err(|error| error.to_string())?;
-            control::serve(&dataplane, listener, &mut signals).map_err(|error| error.to_string())?;
+            control::serve(&mut dataplane, listener, &mut signals).map_err(|error| error.to_string())?;
             Ok(dataplane.stop())
         });
         let controller_options = controller_options(&file, &directory, options);
@@ -296,7 +296,7 @@ fn ring_port(eal: &Eal, name: &str, devices: &mut OpenDevices) -> Result<RingPor
 }
 
 fn mac_of(dataplane: &Dataplane, name: &str) -> Result<MacAddr, RigError> {
-    let report = dataplane.hello.ports.iter().find(|port| port.name == name);
+    let report = dataplane.hello().ports.iter().find(|port| port.name == name);
     let bytes =
         report.map(|port| port.mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>());
     match bytes {

@@ -501,5 +501,5 @@ fn away() -> Response {
 
 fn watch(poll: &Poll, stream: &ControlStream) -> io::Result<()> {
     let fd = stream.as_fd().as_raw_fd();
-    poll.registry().register(&mut SourceFd(&fd), DATAPLANE, Interest::READABLE)
+    poll.registry().register(&mut SourceFd(&fd), DATAPLANE, Interest::READABLE | Interest::WRITABLE)
 }

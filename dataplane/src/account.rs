@@ -45,6 +45,11 @@ impl Account {
         Self { counters, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false }
     }
 
+    /// The block, and the ring for captures if a controller is attached; captures end.
+    pub fn into_parts(self) -> (CountersWriter, Option<CaptureProducer>) {
+        (self.counters, self.ring)
+    }
+
     /// Counts packets that ended here.
     pub fn count_drop(&mut self, reason: DropReason, packets: u64) {
         self.counters.drops[reason.index()].add(packets);

@@ -1,9 +1,10 @@
 //! What goes out by a port: to an endpoint, with the sender's DSCP restored, or to another host in VXLAN.
 //!
 //! On the packet's path: step 5 (to another host) and step 6 (egress). With a service header between the hosts, the packet gets
-//! its sender's DSCP back before it leaves, as at the last host; the tag is in that header. A link is named by vport: an endpoint's own, or the
-//! tunnel's for the underlay. A frame goes to a *neighbour* (its address must be known), then to a *link* (a port, or once
-//! more into VXLAN for an endpoint behind a foreign VTEP).
+//! its sender's DSCP back before it leaves, as at the last host; the tag is in that header.
+//!
+//! A link is named by vport: an endpoint's own, or the tunnel's for the underlay. A frame goes to a *neighbour* (its address must
+//! be known), then to a *link* (a port, or once more into VXLAN for an endpoint behind a foreign VTEP).
 
 use std::net::IpAddr;
 
@@ -61,7 +62,7 @@ impl IoLcore {
         self.to_neighbor((vport, hop), mbuf);
     }
 
-    /// Between elements on two hosts.
+    /// Between elements on two hosts. What is counted and captured is the packet as it is inside the host.
     pub(crate) fn to_host(&mut self, vtep: IpAddr, mut mbuf: Mbuf) {
         self.forwarder.account.enter(VportId::TUNNEL, mbuf.data());
         let found = match headers::parse_trusted(mbuf.data()) {
@@ -166,10 +167,8 @@ impl IoLcore {
     }
 
     fn port_of(&self, link: VportId) -> Option<(usize, Option<u16>)> {
-        self.ports
-            .iter()
-            .enumerate()
-            .find_map(|(at, port)| port.endpoints.iter().find(|(_, vport)| *vport == link).map(|&(vlan, _)| (at, vlan)))
+        let topology = &self.forwarder.topology;
+        self.ports.iter().enumerate().find_map(|(at, port)| topology.vlan_on(port.index, link).map(|vlan| (at, vlan)))
     }
 
     /// The host's own MAC address on a link; behind a foreign VTEP it is the underlay port's.

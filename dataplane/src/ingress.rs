@@ -29,7 +29,7 @@ impl IoLcore {
             return self.forwarder.end(mbuf, DropReason::Truncated);
         }
         let port = &self.ports[at];
-        if let Some(&(_, vport)) = port.endpoints.iter().find(|(tag, _)| *tag == vlan) {
+        if let Some(vport) = self.forwarder.topology.endpoint_on(port.index, vlan) {
             let (mac, mtu) = (port.mac, port.mtu);
             self.from_endpoint(vport, mac, mtu, mbuf);
         } else if vlan.is_none() && self.tunnel.as_ref().is_some_and(|tunnel| tunnel.port == at) {
@@ -96,10 +96,10 @@ impl IoLcore {
             _ => return self.forwarder.end(mbuf, DropReason::NotForUs),
         };
         let behind = self.forwarder.topology.endpoint_behind(decap.source, decap.vni).map(|endpoint| endpoint.vport);
-        if behind.is_none() && !tunnel.peers.contains(&decap.source) {
+        if behind.is_none() && !self.forwarder.topology.has_peer(decap.source) {
             return self.forwarder.end(mbuf, DropReason::UnknownVtep);
         }
-        if behind.is_none() && !tunnel.vnis.contains(&decap.vni) {
+        if behind.is_none() && !self.forwarder.topology.has_network(decap.vni) {
             return self.forwarder.end(mbuf, DropReason::UnknownVni);
         }
         trim_to(&mut mbuf, decap.inner.end);

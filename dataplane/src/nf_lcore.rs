@@ -25,6 +25,7 @@ use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf};
 use crate::outlets::RingConsumer;
+use crate::updates::Slot;
 
 /// Packets in a burst.
 const BURST: usize = dpdk::BURST;
@@ -72,11 +73,6 @@ impl NfLcore {
         let (burst, ticks) = (Burst::default(), Ticks::default());
         let rewriting_told = OnceASecond::default();
         Self { forwarder, ring, vport, mangles, rewriting_told, function: Some(function), burst, ticks }
-    }
-
-    /// Says from now on whether the instance is a mangler. Flows whose path leads on behind it stay on their path.
-    pub fn set_mangles(&mut self, mangles: bool) {
-        self.mangles = mangles;
     }
 
     /// Takes a burst from the ring and lets the NF see what may reach it.
@@ -213,7 +209,7 @@ impl NfLcore {
         }
     }
 
-    /// Drops a function that has panicked. Its state may be broken, so that dropping it may panic once more.
+    /// Drops a function that has panicked or ends. Its state may be broken, so that dropping it may panic once more.
     fn discard(&mut self) {
         let failed = self.function.take();
         let _ = catch_unwind(AssertUnwindSafe(move || drop(failed)));
@@ -239,6 +235,7 @@ impl Poll for NfLcore {
     fn poll_once(&mut self, now_ns: u64) -> bool {
         self.forwarder.now_ns = now_ns;
         let mut worked = self.forwarder.serve_controller();
+        self.mangles = self.forwarder.topology.mangles(self.vport).unwrap_or(self.mangles); // it may have changed
         worked |= self.take_ring();
         let account = &mut self.forwarder.account;
         self.forwarder.outlets.flush(|lost| account.count_drop(DropReason::RingFull, lost));
@@ -265,5 +262,11 @@ impl Poll for NfLcore {
 
     fn drain_ring(&mut self) {
         self.forwarder.drain(&mut self.ring);
+    }
+
+    fn vacate(mut self: Box<Self>) -> Option<Slot> {
+        self.discard(); // not here, but in the function, may be what panics
+        let Self { forwarder, ring, .. } = *self;
+        Some(forwarder.vacate(ring))
     }
 }

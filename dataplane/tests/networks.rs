@@ -11,7 +11,7 @@ mod rig;
 use std::net::SocketAddr;
 
 use packet::build;
-use packet::{Direction, DropReason, Vni, VportId, headers};
+use packet::{Direction, DropReason, FlowKey, Vni, VportId, headers};
 use rig::{CLIENTS, IO, MANGLER, MANGLER_LCORE, PASS, PASS_LCORE, Rig, SERVERS, head, hop, learn, server, vni};
 use shm::launch::{Launch, Limits, RoleLaunch};
 use shm::rules::{Delivery, Event, Update};
@@ -89,6 +89,7 @@ fn paths_of_one_tag_are_told_apart_by_their_networks() {
     what_is_learned_has_the_networks_that_it_should(&mut rig);
     fragments_of_one_datagram_stay_together(&mut rig);
     flows_of_one_tenant_do_not_share_a_mapping(&mut rig);
+    fragments_find_their_first_though_it_came_in_another_network(&mut rig);
     rig.finish();
 }
 
@@ -157,4 +158,20 @@ fn flows_of_one_tenant_do_not_share_a_mapping(rig: &mut Rig) {
     rig.from_client(&build::udp(from(3, 1_000), server(), b"the port is taken"));
     set_up(rig, 2);
     assert_eq!(rig.drops(DropReason::ManglerPoolExhausted), 1);
+}
+
+/// The flow changes its path between two fragments of a datagram; whom the first one passed knows the others.
+fn fragments_find_their_first_though_it_came_in_another_network(rig: &mut Rig) {
+    let client = from(2, 3_000);
+    let pieces = build::fragment(&build::udp(client, server(), &[7; 2_000]), 11, 800);
+    rig.from_client(&pieces[0]);
+    set_up(rig, 2);
+    let key = FlowKey { vport: CLIENTS, vni: vni(), five_tuple: headers::parse(&pieces[0]).unwrap().five_tuple };
+    rig.update(IO, &[head(key, (vni(), FORWARD), PASS, Delivery::None, 1)]);
+    for piece in &pieces[1..] {
+        rig.from_client(piece);
+    }
+    rig.poll();
+    assert_eq!(arrived(rig, true).len(), 3);
+    assert_eq!(rig.drops(DropReason::FragmentWithoutFirst), 0);
 }

@@ -11,6 +11,7 @@ use pcap_file::pcapng::{Block, PcapNgReader};
 use rustix::process::Signal;
 
 use super::host::{Host, TOWPATH};
+use super::namespace::Namespace;
 use super::process::{Process, run};
 use super::scope::Scope;
 use super::until;
@@ -50,6 +51,46 @@ impl Capture {
         self.process.signal(Signal::INT);
         let status = self.process.wait();
         assert!(status.success(), "{status}: {}", self.process.said());
+        self.file.clone()
+    }
+}
+
+/// A capture of an end's own interface, by dumpcap.
+#[derive(Debug)]
+pub struct EndCapture {
+    process: Process,
+    file: PathBuf,
+}
+
+impl EndCapture {
+    /// Captures TCP at `eth0` in the namespace; it runs when this returns.
+    pub fn start(scope: &Scope, namespace: &Namespace) -> Self {
+        Self::on(scope, namespace, "eth0", "tcp")
+    }
+
+    /// Captures what the filter takes at an interface; it runs when this returns.
+    pub fn on(scope: &Scope, namespace: &Namespace, interface: &str, filter: &str) -> Self {
+        let name = format!("{}-{interface}", namespace.name());
+        let file = scope.directory().join(format!("{name}.pcapng"));
+        let text = file.display().to_string();
+        let arguments = ["-q", "-i", interface, "-s", "200", "-B", "64", "-f", filter, "-w", &text];
+        let command = namespace.command("dumpcap", &arguments);
+        let mut process =
+            Process::start(&format!("dumpcap at {name}"), command, &scope.log(&format!("dumpcap-{name}")));
+        until(&format!("dumpcap at {name} runs"), || {
+            assert!(process.is_running(), "dumpcap has ended: {}", process.said());
+            file.metadata().is_ok_and(|data| data.len() > 0).then_some(())
+        });
+        Self { process, file }
+    }
+
+    /// Ends it; fails the test if it lost packets.
+    pub fn finish(mut self) -> PathBuf {
+        self.process.signal(Signal::INT);
+        let status = self.process.wait();
+        let said = self.process.said();
+        let lost_none = said.contains("dropped on interface") && said.contains("(pcap:0/dumpcap:0/");
+        assert!(status.success() && lost_none, "{status}: {said}");
         self.file.clone()
     }
 }

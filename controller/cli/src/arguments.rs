@@ -304,6 +304,10 @@ pub struct CaptureOptions {
 pub enum BenchCommand {
     /// Measure what a new flow's first packet costs, against an established flow's
     FlowSetup(FlowSetupOptions),
+    /// Compare ways to steer chains over the same traffic: rules, messages, broken and misrouted flows
+    Steering(SteeringOptions),
+    /// Measure what it costs to compose a specification of so many chains, and one instance more
+    Compose(ComposeOptions),
     /// Send the probes of `bench flow-setup --target` back
     #[command(after_help = "Example: towpath bench echo --listen 10.2.0.2:7000 --ports 8")]
     Echo {
@@ -355,6 +359,59 @@ pub struct FlowSetupOptions {
     /// Write the latency curves as SVG
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+}
+
+/// `towpath bench steering`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A model of hosts, switches and stateful functions; it needs neither DPDK nor root, measures no time, and gives the \
+    same figures for the same seed everywhere.\n\nExamples:\n  towpath bench steering\n  towpath bench steering --hosts 4,16 \
+    --flows 500 --seed 7 --json steering.json --csv steering.csv"
+)]
+pub struct SteeringOptions {
+    /// Numbers of hosts, one comparison each
+    #[arg(long, value_delimiter = ',', default_value = "4,16")]
+    pub hosts: Vec<usize>,
+    /// Chains per host, an even number: they come in pairs that share a mangler
+    #[arg(long, default_value_t = 2)]
+    pub chains_per_host: usize,
+    /// Functions per chain, 3 to 7, one comparison each
+    #[arg(long, value_delimiter = ',', default_value = "3,5")]
+    pub nfs: Vec<usize>,
+    /// Flows of each chain
+    #[arg(long, default_value_t = 200)]
+    pub flows: usize,
+    /// Seed of the traffic
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Change neither instances nor weights while traffic runs
+    #[arg(long)]
+    pub no_changes: bool,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the figures as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// `towpath bench compose`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Chains have 4 functions; 10 chains share a host, 5 share functions, 30 a tenant. Needs neither DPDK nor root. Times are \
+    CPU time of one thread.\n\nExamples:\n  towpath bench compose\n  towpath bench compose --chains 100,1000 --runs 20 \
+    --json compose.json"
+)]
+pub struct ComposeOptions {
+    /// Numbers of chains, one measurement each
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000")]
+    pub chains: Vec<usize>,
+    /// How often each is composed
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 #[cfg(test)]

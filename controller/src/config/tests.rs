@@ -450,6 +450,13 @@ fn a_missing_file_is_one_line_with_the_remedy() {
     assert!(error.starts_with("/nonexistent/t.yaml: can't be read: ") && error.contains("towpath init"), "{error}");
 }
 
+/// Breaks if the reader's own bound on nodes, 250,000 by default, refuses a file of 10,000 chains.
+#[test]
+fn a_file_of_very_many_entries_is_read() {
+    let text = format!("[{}]", "0, ".repeat(260_000));
+    assert!(tree::read(&mut Problems::new("f.yaml"), &text).is_some());
+}
+
 #[test]
 fn copies_without_a_number_take_the_free_ones_and_detect_is_no_mangler_yet() {
     let text = GOOD

@@ -84,7 +84,7 @@ drop_reasons! {
     EncapsulationMismatch = "encapsulation-mismatch", Fault;
     /// VXLAN from a VTEP that is not in the configuration.
     UnknownVtep = "unknown-vtep", BadPacket;
-    /// VXLAN with a VNI that no tenant here has.
+    /// VXLAN with a VNI that no tenant here has, as its primary one or for further paths.
     UnknownVni = "unknown-vni", BadPacket;
     /// No tag rule for the packet's vport, VNI and tag.
     UnknownTag = "unknown-tag", BadPacket;

@@ -38,8 +38,8 @@ pub enum Delivery {
 }
 
 /// The exact rule that a forward end makes for the flow's answers; no direction, learned rules always run in reverse, and
-/// they always end with [`Delivery::Refresh`] if their first hop is already the reverse end (`ends_here`). Its network is the one
-/// that the packet came by.
+/// they always end with [`Delivery::Refresh`] if their first hop is already the reverse end (`ends_here`). The network of its
+/// tags is the one that the packet came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReverseHead {
     /// The tag to set on the answers.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{build, headers, samples};
+use crate::{Ecn, Vni, build, headers, samples, vxlan};
 
 fn header(path: u32) -> ServiceHeader {
     ServiceHeader { path, service: Service::START, next: NextProtocol::Ipv4 }
@@ -187,5 +187,34 @@ proptest! {
         prop_assert_eq!(&inside[length..], &frame[..]);
         let is_v6 = headers::parse(&frame).unwrap().is_v6;
         prop_assert_eq!(header.next, if is_v6 { NextProtocol::Ipv6 } else { NextProtocol::Ipv4 });
+    }
+
+    /// Breaks if the outer UDP checksum, which IPv6 demands, does not cover the header.
+    #[test]
+    fn a_header_travels_in_vxlan_of_either_family(
+        frame in samples::frame(),
+        (source, destination) in samples::addresses(),
+        value in 1u8..=63,
+    ) {
+        let inside = pushed(&frame, tag(value), Service::START);
+        let outer = vxlan::Outer {
+            source_mac: build::CLIENT_MAC,
+            destination_mac: build::SERVER_MAC,
+            source,
+            destination,
+            source_port: 50_000,
+            udp_port: vxlan::UDP_PORT,
+            vni: Vni::new(100).unwrap(),
+            dscp: 46,
+            ecn: Ecn::NotEct,
+        };
+        let mut bytes = vec![0; outer.overhead()];
+        outer.write(&mut bytes, &inside).unwrap();
+        bytes.extend_from_slice(&inside);
+        let decap = vxlan::parse_outer(&bytes, vxlan::UDP_PORT).unwrap().unwrap();
+        let mut carried = bytes[decap.inner].to_vec();
+        let (header, length) = pop(&mut carried).unwrap();
+        prop_assert_eq!(header.tag(), Some(tag(value)));
+        prop_assert_eq!(&carried[length..], &frame[..]);
     }
 }
