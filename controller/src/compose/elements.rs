@@ -342,11 +342,9 @@ fn near_hosts(tenant: &Tenant) -> HashMap<usize, BTreeMap<usize, usize>> {
 fn nearest(ground: &Ground<'_>, near: Option<&BTreeMap<usize, usize>>, suits: impl Fn(usize) -> bool) -> Option<usize> {
     let with_room = near.into_iter().flatten().filter(|(host, _)| suits(**host) && ground.room(**host) > 0);
     let best = with_room.max_by_key(|(host, ends)| (**ends, ground.room(**host), std::cmp::Reverse(**host)));
-    let only = near.is_some_and(|near| near.len() == 1);
-    let reaches = |host: usize| {
-        let has_underlay = |host: usize| ground.hosts[host].host.underlay.is_some();
-        has_underlay(host) && (!only || near.into_iter().flatten().all(|(end, _)| has_underlay(*end)))
-    };
+    // Elsewhere it can only be reached by tunnels, from every end.
+    let has_underlay = |host: usize| ground.hosts[host].host.underlay.is_some();
+    let reaches = |host: usize| has_underlay(host) && near.into_iter().flatten().all(|(end, _)| has_underlay(*end));
     best.map(|(host, _)| *host).or_else(|| ground.roomiest(|host| suits(host) && reaches(host)))
 }
 
@@ -401,8 +399,9 @@ fn note_missing(problems: &mut Problems, tenant: &Tenant, nf: usize, instances: 
     let user = tenant.chains.iter().find(|chain| chain.through.contains(&nf));
     let who = user.map_or_else(|| format!("`{kind}`"), |chain| format!("chain `{}`", chain.name));
     let free = |index: usize| {
-        let host = &ground.hosts[index];
-        format!("{} {} of {}", host.host.name, ground.room(index), host.host.nf_cpus.len())
+        let (host, room) = (&ground.hosts[index], ground.room(index));
+        let lcores = if host.free_cpus() > room { " (and no further lcore; raise `spare_lcores`)" } else { "" };
+        format!("{} {room} of {}{lcores}", host.host.name, host.host.nf_cpus.len())
     };
     let wanted: BTreeSet<usize> = instances.iter().filter_map(|instance| instance.host).collect();
     let listed: Vec<usize> =
