@@ -10,6 +10,9 @@
 //!      ▲                   │
 //!      └── it ended again ─┘   (at the very first start: its last words are our error, and we end)
 //! ```
+//!
+//! `versions` does what the [`Machine`](crate::distribution::Machine) wants, `install` takes a version into force on this
+//! host, `change` is what operators ask for, `peers` asks other controllers.
 
 mod answers;
 mod change;
@@ -242,7 +245,9 @@ impl Server {
                 }
                 Report::NfFailed(vport) => {
                     let name = self.plan.part().vport_name(vport);
-                    self.note(format!("{name} panicked and is out of use; restart the dataplane to have it back"));
+                    self.note(format!(
+                        "{name} panicked and is out of use; drain it and scale its function, which adds another"
+                    ));
                     self.versions.failed.insert(vport);
                     self.failures_changed();
                 }

@@ -70,7 +70,11 @@ fn read(text: &str) -> Result<Config, String> {
         Ok(config) => return Ok(config),
         Err(errors) => errors.to_string(),
     };
-    assert!(errors.lines().all(|line| REFUSALS.iter().any(|known| line.contains(known))), "{errors}\n{text}");
+    assert!(
+        errors.lines().all(|line| REFUSALS.iter().any(|known| line.contains(known))),
+        "{}",
+        errors.lines().take(9).collect::<Vec<_>>().join("\n")
+    );
     Err(errors)
 }
 
@@ -188,7 +192,7 @@ fn change(spec: &mut Spec, world: &World, random: &mut Random) -> Option<Config>
 /// Breaks if any rule, tag, clone, number or order of steps lets one packet go astray.
 #[test]
 fn every_flow_keeps_its_way_through_any_sequence_of_changes() {
-    let (cases, first) = (number("TOWPATH_CASES", 800), number("TOWPATH_SEED", 0));
+    let (cases, first) = (number("TOWPATH_CASES", 250), number("TOWPATH_SEED", 0));
     let mut tally = Tally::default();
     for seed in first..first + cases {
         if let Err(text) = live(seed, &mut tally) {
@@ -196,7 +200,7 @@ fn every_flow_keeps_its_way_through_any_sequence_of_changes() {
         }
     }
     eprintln!("{tally:?}");
-    if cases >= 500 {
+    if cases >= 250 {
         assert!(tally.composed > tally.refused, "most specifications are composed: {tally:?}");
         assert!(
             tally.changes > tally.composed && tally.given_up > 0 && tally.forgotten > 0 && tally.accepted > 0,

@@ -82,7 +82,7 @@ fn ask(which: &Which, request: &Request) -> Result<Applied, Failure> {
             eprintln!("{}", progress(&line));
         }
     };
-    match connection::connect(which)?.call_with_progress(request, &mut say).map_err(explain)? {
+    match connection::connect(which)?.call_with_progress(request, &mut say).map_err(|error| explain(error, request))? {
         Response::Applied(applied) => Ok(applied),
         other => Err(connection_mixed(&other)),
     }
@@ -116,13 +116,18 @@ pub(crate) fn connection_mixed(answer: &Response) -> Failure {
     Failure::Other(format!("the controller answered something else ({answer:?}); use the same version of both"))
 }
 
-fn explain(error: ClientError) -> Failure {
+fn explain(error: ClientError, request: &Request) -> Failure {
     match error {
         ClientError::Failed(failure) => {
             let mut lines = failure.lines;
             match failure.kind {
                 FailureKind::BadConfiguration => return Failure::Usage(lines.join("\n")),
-                FailureKind::NeedsRestart => lines.push("to allow it: --restart-dataplane".to_owned()),
+                FailureKind::NeedsRestart if matches!(request, Request::Apply { .. }) => {
+                    lines.push("to allow it: --restart-dataplane".to_owned());
+                }
+                FailureKind::NeedsRestart => {
+                    lines.push("to allow it: write it into the file, towpath apply --restart-dataplane".to_owned());
+                }
                 _ => {}
             }
             Failure::Other(lines.join("\n"))
@@ -189,7 +194,8 @@ mod tests {
     #[test]
     fn a_change_that_needs_a_restart_names_the_option() {
         let failure = controller::api::Failure { kind: FailureKind::NeedsRestart, lines: vec!["ports changed".into()] };
-        let said = explain(ClientError::Failed(failure)).to_string();
+        let request = Request::Operate { operations: Vec::new(), dry_run: false, progress: false };
+        let said = explain(ClientError::Failed(failure), &request).to_string();
         assert!(said.contains("--restart-dataplane"), "{said}");
     }
 

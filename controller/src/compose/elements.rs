@@ -88,55 +88,71 @@ impl<'a> Search<'a> {
             *next = (*next).max(element.generation + 1);
         }
         search.dropped.extend(before.resting.elements.values().cloned());
-        let used = before.used();
-        let mut found = BTreeSet::new();
+        let (used, mut found) = (before.used(), BTreeSet::new());
         if let Some(tenant) = tenant {
-            for endpoint in &tenant.endpoints {
-                let wanted = endpoint_state(&config.hosts, endpoint);
-                let here = search.matching(&by_name, &found, &endpoint.name, |state| {
-                    let same = |known: &EndpointState| known.attachment == wanted.attachment;
-                    state.vni == tenant.vni
-                        && config.hosts.get(endpoint.host).is_some_and(|host| host.name == state.host)
-                        && state.endpoint().is_some_and(same)
-                });
-                let renewed = here.map(|(number, state)| {
-                    found.insert(number);
-                    let what = What::Endpoint(wanted);
-                    (number, Arc::new(ElementState { retired: false, what, ..ElementState::clone(&state) }))
-                });
-                search.endpoints.push(renewed);
-            }
-            for instance in &tenant.instances {
-                let here = search.matching(&by_name, &found, &instance.name, |state| {
-                    state.vni == tenant.vni && is_same(config, tenant, instance, state)
-                });
-                let here = here.filter(|(number, _)| !instance.drain || used.contains(number));
-                let renewed = here.map(|(number, state)| {
-                    found.insert(number);
-                    let mut state = ElementState::clone(&state);
-                    state.retired = instance.drain;
-                    if let What::Instance(known) = &mut state.what {
-                        known.mangles = tenant.nfs[instance.nf].mangles;
-                        known.pool.clone_from(&instance.pool);
-                    }
-                    (number, Arc::new(state))
-                });
-                search.instances.push(renewed);
-            }
+            search.find_endpoints(config, tenant, &by_name, &mut found);
+            search.find_instances(config, tenant, &by_name, &used, &mut found);
         }
         for (number, element) in before.elements.iter().filter(|(number, _)| !found.contains(number)) {
-            if used.contains(number) {
-                let element = if element.retired {
-                    Arc::clone(element)
-                } else {
-                    Arc::new(ElementState { retired: true, ..ElementState::clone(element) })
-                };
-                search.retired.push((*number, element));
-            } else {
-                search.dropped.push(Arc::clone(element));
+            match (used.contains(number), element.retired) {
+                (true, true) => search.retired.push((*number, Arc::clone(element))),
+                (true, false) => {
+                    let retired = ElementState { retired: true, ..ElementState::clone(element) };
+                    search.retired.push((*number, Arc::new(retired)));
+                }
+                (false, _) => search.dropped.push(Arc::clone(element)),
             }
         }
         search
+    }
+
+    fn find_endpoints(
+        &mut self,
+        config: &Config,
+        tenant: &Tenant,
+        by_name: &HashMap<&str, Vec<u32>>,
+        found: &mut BTreeSet<u32>,
+    ) {
+        for endpoint in &tenant.endpoints {
+            let wanted = endpoint_state(&config.hosts, endpoint);
+            let here = self.matching(by_name, found, &endpoint.name, |state| {
+                let same = |known: &EndpointState| known.attachment == wanted.attachment;
+                state.vni == tenant.vni
+                    && config.hosts.get(endpoint.host).is_some_and(|host| host.name == state.host)
+                    && state.endpoint().is_some_and(same)
+            });
+            self.endpoints.push(here.map(|(number, state)| {
+                found.insert(number);
+                let what = What::Endpoint(wanted);
+                (number, Arc::new(ElementState { retired: false, what, ..ElementState::clone(&state) }))
+            }));
+        }
+    }
+
+    fn find_instances(
+        &mut self,
+        config: &Config,
+        tenant: &Tenant,
+        by_name: &HashMap<&str, Vec<u32>>,
+        used: &BTreeSet<u32>,
+        found: &mut BTreeSet<u32>,
+    ) {
+        for instance in &tenant.instances {
+            let here = self.matching(by_name, found, &instance.name, |state| {
+                state.vni == tenant.vni && is_same(config, tenant, instance, state)
+            });
+            let here = here.filter(|(number, _)| !instance.drain || used.contains(number));
+            self.instances.push(here.map(|(number, state)| {
+                found.insert(number);
+                let mut state = ElementState::clone(&state);
+                state.retired = instance.drain;
+                if let What::Instance(known) = &mut state.what {
+                    known.mangles = tenant.nfs[instance.nf].mangles;
+                    known.pool.clone_from(&instance.pool);
+                }
+                (number, Arc::new(state))
+            }));
+        }
     }
 
     /// The element of this name that is the same; one in use before one that is retired, then the latest.
@@ -326,11 +342,9 @@ fn near_hosts(tenant: &Tenant) -> HashMap<usize, BTreeMap<usize, usize>> {
 fn nearest(ground: &Ground<'_>, near: Option<&BTreeMap<usize, usize>>, suits: impl Fn(usize) -> bool) -> Option<usize> {
     let with_room = near.into_iter().flatten().filter(|(host, _)| suits(**host) && ground.room(**host) > 0);
     let best = with_room.max_by_key(|(host, ends)| (**ends, ground.room(**host), std::cmp::Reverse(**host)));
-    let only = near.is_some_and(|near| near.len() == 1);
-    let reaches = |host: usize| {
-        let has_underlay = |host: usize| ground.hosts[host].host.underlay.is_some();
-        has_underlay(host) && (!only || near.into_iter().flatten().all(|(end, _)| has_underlay(*end)))
-    };
+    // Elsewhere it can only be reached by tunnels, from every end.
+    let has_underlay = |host: usize| ground.hosts[host].host.underlay.is_some();
+    let reaches = |host: usize| has_underlay(host) && near.into_iter().flatten().all(|(end, _)| has_underlay(*end));
     best.map(|(host, _)| *host).or_else(|| ground.roomiest(|host| suits(host) && reaches(host)))
 }
 
@@ -385,8 +399,9 @@ fn note_missing(problems: &mut Problems, tenant: &Tenant, nf: usize, instances: 
     let user = tenant.chains.iter().find(|chain| chain.through.contains(&nf));
     let who = user.map_or_else(|| format!("`{kind}`"), |chain| format!("chain `{}`", chain.name));
     let free = |index: usize| {
-        let host = &ground.hosts[index];
-        format!("{} {} of {}", host.host.name, ground.room(index), host.host.nf_cpus.len())
+        let (host, room) = (&ground.hosts[index], ground.room(index));
+        let lcores = if host.free_cpus() > room { " (and no further lcore; raise `spare_lcores`)" } else { "" };
+        format!("{} {room} of {}{lcores}", host.host.name, host.host.nf_cpus.len())
     };
     let wanted: BTreeSet<usize> = instances.iter().filter_map(|instance| instance.host).collect();
     let listed: Vec<usize> =

@@ -42,7 +42,8 @@ pub enum Operation {
         /// The instance's name: `edge/1`.
         instance: String,
     },
-    /// Shares of new flows; instances that are not named keep theirs.
+    /// Shares of new flows; instances that are not named keep theirs. Behind a mangler the chains that go on the same way have
+    /// the same shares, so they get them too.
     SetWeights {
         /// The tenant's name.
         tenant: String,
@@ -119,6 +120,20 @@ pub fn apply(config: &Config, operations: &[Operation]) -> Result<Config, Operat
     Ok(config)
 }
 
+/// The chain, and those that share with it the way on behind a mangler on which the function stands.
+fn sharing(tenant: &Tenant, chain: usize, nf: usize) -> Vec<usize> {
+    let own = &tenant.chains[chain];
+    let place = own.through.iter().position(|found| *found == nf).unwrap_or(0);
+    let manglers = own.through[..place].iter().enumerate().filter(|(_, nf)| tenant.nfs[**nf].mangles);
+    let ways: Vec<&[usize]> = manglers.map(|(place, _)| &own.through[place..]).collect();
+    let shares = |other: &&usize| {
+        let other = &tenant.chains[**other];
+        other.to == own.to && ways.iter().any(|way| other.through.ends_with(way))
+    };
+    let others: Vec<usize> = (0..tenant.chains.len()).filter(|index| *index != chain).collect();
+    std::iter::once(chain).chain(others.iter().filter(shares).copied()).collect()
+}
+
 struct Step<'a> {
     operation: &'a Operation,
     config: &'a mut Config,
@@ -143,9 +158,12 @@ impl Step<'_> {
                     if *weight > 1_000 {
                         return Err(self.refused(format!("weight {weight} of `{name}` is too large; use 0..=1000")));
                     }
-                    let shares = &mut self.tenant_mut(&tenant.name).chains[chain].weights;
-                    shares.retain(|(index, _)| *index != instance);
-                    shares.push((instance, *weight));
+                    let nf = tenant.instances[instance].nf;
+                    for index in sharing(&tenant, chain, nf) {
+                        let shares = &mut self.tenant_mut(&tenant.name).chains[index].weights;
+                        shares.retain(|(index, _)| *index != instance);
+                        shares.push((instance, *weight));
+                    }
                 }
             }
             Operation::AcceptMangler { tenant, nf } => {

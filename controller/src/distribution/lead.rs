@@ -62,10 +62,9 @@ impl Machine {
         let away: Vec<&str> =
             self.peers.iter().filter(|(_, peer)| !peer.connected).map(|(name, _)| name.as_str()).collect();
         if let Some(first) = away.first() {
-            let line = format!(
-                "the controller of {} can't be reached; a change needs all hosts: start it, or look at its log",
-                away.join(", ")
-            );
+            let whose =
+                if away.len() == 1 { "its controller".into() } else { format!("controllers of {}", away.join(", ")) };
+            let line = format!("{whose} can't be reached; a change needs all hosts: start it, or look at its log");
             return no(first, line);
         }
         let behind = |peer: &Peer| peer.status.as_ref().is_none_or(|status| status.active != self.stamp);

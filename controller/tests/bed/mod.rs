@@ -7,7 +7,7 @@
 pub mod fake;
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -238,16 +238,29 @@ pub fn await_true(what: &str, look: impl Fn() -> Result<(), String>) {
     }
 }
 
+/// Ports of this machine that were free a moment ago, all different.
+fn free_addresses<const COUNT: usize>() -> [SocketAddr; COUNT] {
+    let listeners: [TcpListener; COUNT] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap())
+}
+
 /// The example for two hosts whose controllers listen on this machine.
 pub fn example_for_two() -> String {
-    let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    // Both at once, so that they differ.
-    let ports = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
-    let [one, two] = ports.map(|listener| listener.local_addr().unwrap_or_else(|_| port()));
     let lines: Vec<&str> = EXAMPLE.lines().filter(|line| !line.trim_start().starts_with("controller:")).collect();
     let text = lines.join("\n") + "\n";
+    let [one, two] = free_addresses();
     let text = text.replacen("  host1:\n", &format!("  host1:\n    controller: {one}\n"), 1);
     text.replacen("  host2:\n", &format!("  host2:\n    controller: {two}\n"), 1)
+}
+
+/// The same with a third host, on which nothing runs yet.
+pub fn example_for_three() -> String {
+    let [address] = free_addresses();
+    let third = format!(
+        "  host3:\n    controller: {address}\n    cpus: {{io: 0}}\n    underlay: {{device: \"net_af_packet0,iface=u3\", address: \
+         192.0.2.3/24, mtu: 1600}}\n\ntenants:\n"
+    );
+    example_for_two().replacen("\ntenants:\n", &("\n".to_owned() + &third), 1)
 }
 
 /// Two hosts that run the same file and have found each other.

@@ -110,8 +110,8 @@ impl Spec {
 
     fn mangles(random: &mut Random) -> Mangles {
         match random.below(10) {
-            0..=2 => Mangles::Yes,
-            3 => Mangles::Detect,
+            0..=1 => Mangles::Yes,
+            2..=3 => Mangles::Detect,
             _ => Mangles::No,
         }
     }
@@ -142,7 +142,7 @@ impl Spec {
         let tenant = random.below(self.tenants.len());
         let kinds = self.tenants[tenant].kinds.len();
         let instances = self.tenants[tenant].instances.len();
-        match random.below(9) {
+        match random.below(10) {
             0 | 1 => {
                 let kind = random.below(kinds);
                 self.add_instance(random, tenant, kind);
@@ -171,6 +171,15 @@ impl Spec {
                 let index = random.below(self.tenants[tenant].chains.len());
                 let through = self.tenants[tenant].ways(random);
                 self.tenants[tenant].chains[index].through = through;
+            }
+            8 => {
+                let kind = random.below(kinds);
+                let mangles = &mut self.tenants[tenant].kinds[kind];
+                *mangles = match mangles {
+                    Mangles::Yes => Mangles::Detect,
+                    Mangles::Detect => Mangles::Yes,
+                    Mangles::No => Mangles::No,
+                };
             }
             _ => {
                 for instance in &mut self.tenants[tenant].instances {

@@ -16,6 +16,7 @@ pub fn chains(count: usize) -> String {
              underlay: {{device: net_null0, address: 192.0.{high}.{low}/16, mtu: 1600}}\n    ports: {{p: {{device: net_null1}}}}"
         );
     }
+    let mut vlans = vec![0; hosts];
     text += "tenants:\n";
     for (tenant, first) in (0..count).step_by(40).enumerate() {
         let own = (count - first).min(40);
@@ -23,10 +24,11 @@ pub fn chains(count: usize) -> String {
         for chain in 0..own {
             for (side, letter) in ["c", "s"].iter().enumerate() {
                 let host = (first + chain * 7 + side * 3) % hosts;
+                vlans[host] += 1;
                 let _ = writeln!(
                     text,
                     "      {letter}{chain}: {{host: h{host}, port: p, vlan: {}, prefixes: [10.{}.{chain}.0/24], gateways: [10.{}.{chain}.1]}}",
-                    1 + tenant * 80 % 4_000 + chain * 2 + side,
+                    vlans[host],
                     side + 1,
                     side + 1
                 );

@@ -253,6 +253,21 @@ fn operations_that_name_what_is_not_there_say_so() {
     assert!(matches!(wrong, Err(OperationError::Wrong { .. })), "the last instance of a chain's function");
 }
 
+/// Breaks if the shares behind a mangler could not be changed at all, since both chains must have the same.
+#[test]
+fn weights_behind_a_mangler_are_set_for_all_chains_that_share_the_way() {
+    let more = EXAMPLE.replace("{nf: tap, host: host2, cpu: 1}", "{nf: tap, host: host2, count: 2}");
+    let (config, _) = composed(&more);
+    let weights = [("tap/1".to_owned(), 3), ("edge/1".to_owned(), 5)].into();
+    let set = Operation::SetWeights { tenant: "acme".into(), chain: "web".into(), weights };
+    let config = apply(&config, &[set]).unwrap();
+    let weights: Vec<[u32; 3]> =
+        config.tenants[0].chains.iter().map(|chain| [chain.weight(0), chain.weight(2), chain.weight(3)]).collect();
+    assert_eq!(weights, [[5, 3, 1], [1, 3, 1]], "edge stands before the mangler, so each chain has its own");
+    let composition = compose(&config, &State::default(), None).unwrap();
+    check::verify(&config, &composition).unwrap();
+}
+
 #[test]
 fn a_chain_can_go_while_its_host_and_its_tenant_go_too() {
     let (_, before) = composed(EXAMPLE);
@@ -271,4 +286,51 @@ fn a_chain_can_go_while_its_host_and_its_tenant_go_too() {
     let gone = compose(&config, &state, Some(&made)).unwrap();
     assert!(gone.paths.is_empty() && gone.instances.is_empty());
     assert!(compose(&config, &gone.state, None).unwrap() == gone);
+}
+
+/// Breaks if the checker would let a wrong table pass: each rule is needed, and each must be as it is.
+#[test]
+fn the_checker_misses_no_rule_that_is_gone_or_leads_elsewhere() {
+    let (config, composition) = composed(EXAMPLE);
+    check::verify(&config, &composition).unwrap();
+    let spoil = |host: usize, change: &dyn Fn(&mut HostPart)| {
+        let mut part = HostPart::clone(&composition.hosts[host]);
+        change(&mut part);
+        let mut spoiled = composition.clone();
+        spoiled.hosts[host] = Arc::new(part);
+        check::verify(&config, &spoiled).unwrap_err()
+    };
+    for host in 0..2 {
+        for rule in 0..composition.hosts[host].tags.len() {
+            spoil(host, &|part| {
+                part.tags.remove(rule);
+            });
+            spoil(host, &|part| part.tags[rule].rule.action.next = Next::Vport(VportId(77)));
+            spoil(host, &|part| part.tags[rule].rule.key.tag = Tag::new(63).unwrap());
+            spoil(host, &|part| part.tags[rule].rule.key.vni = Vni::new(5).unwrap());
+            spoil(host, &|part| part.tags[rule].lcore += 1);
+            let lines = spoil(host, &|part| part.tags.push(part.tags[rule]));
+            assert!(lines[0].contains("another rule has this key"), "{lines:?}");
+        }
+        spoil(host, &|part| part.launch.tunnel.as_mut().unwrap().vnis.clear());
+        let lines = spoil(host, &|part| part.launch.endpoints[0].vport = VportId(2));
+        assert!(lines[0].contains("vport 2 is both"), "{lines:?}");
+    }
+}
+
+/// Breaks if two ways on behind one mangler's instance would pass.
+#[test]
+fn the_checker_sees_a_mangler_with_two_ways_on_and_a_chain_that_leaves_a_kind_out() {
+    let (config, composition) = composed(PARTING);
+    let mut wrong = composition.clone();
+    let head = composition.paths[1].elements[0].clone();
+    let mut path = InstancePath::clone(&composition.paths[3]);
+    path.elements[0] = head;
+    wrong.paths[3] = Arc::new(path);
+    let lines = check::verify(&config, &wrong).unwrap_err();
+    assert!(lines.iter().any(|line| line.contains("behind mangler t/nat/1 there are several ways on")), "{lines:?}");
+    let other = PARTING.replace("through: [nat, tap]", "through: [tap, nat]");
+    let config = config::parse("f.yaml", &other).unwrap();
+    let lines = check::verify(&config, &composition).unwrap_err();
+    assert!(lines.iter().any(|line| line.starts_with("chain t/web: goes through [\"nat\", \"tap\"]")), "{lines:?}");
 }
