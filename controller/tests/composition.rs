@@ -86,7 +86,7 @@ fn operation(config: &Config, random: &mut Random) -> Option<Operation> {
         0 | 1 => {
             let nf = tenant.nfs[random.below(tenant.nfs.len())].name.clone();
             let host = random.chance(50).then(|| config.hosts[random.below(config.hosts.len())].name.clone());
-            Operation::AddInstance { tenant: name, nf, host, cpu: None, config: None, serves: None }
+            Operation::AddInstance { tenant: name, nf, host, cpu: None, config: None, serves: None, weight: None }
         }
         2 if !tenant.instances.is_empty() => {
             let instance = tenant.instances[random.below(tenant.instances.len())].name.clone();
@@ -237,8 +237,15 @@ fn many_chains_over_many_hosts_are_composed_and_one_more_instance_changes_little
     timed("verified", start);
     assert_eq!(before.chains.iter().map(Vec::len).sum::<usize>() as u64, count);
     let nf = "k0-0".to_owned();
-    let operation =
-        Operation::AddInstance { tenant: "t0".into(), nf, host: None, cpu: None, config: None, serves: None };
+    let operation = Operation::AddInstance {
+        tenant: "t0".into(),
+        nf,
+        host: None,
+        cpu: None,
+        config: None,
+        serves: None,
+        weight: None,
+    };
     let start = std::time::Instant::now();
     let config = apply(&config, &[operation]).unwrap();
     timed("applied", start);
