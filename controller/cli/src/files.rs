@@ -110,7 +110,9 @@ mod tests {
         let (config, composition) = controller::check(&file).unwrap();
         let text = summary(Path::new("f"), &config, &composition);
         assert!(
-            text.starts_with("f: ok: 2 hosts, 1 tenant, 2 chains, 2 instance paths, 4 tags\n  host1: 3 lcores and 3 spare"),
+            text.starts_with(
+                "f: ok: 2 hosts, 1 tenant, 2 chains, 2 instance paths, 4 tags\n  host1: 3 lcores and 3 spare"
+            ),
             "{text}"
         );
     }
