@@ -24,7 +24,7 @@ use random::{Random, Spec};
 use world::World;
 
 /// Why a specification may be refused; anything else is a fault.
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 11] = [
     "a packet rewritten by mangler",
     "still has",
     "weight 0",
@@ -35,6 +35,7 @@ const REFUSALS: [&str; 10] = [
     "finds no CPU",
     "no spare lcore left",
     "needs a CPU for itself",
+    "tag rules, its table has room for",
 ];
 
 fn number(name: &str, default: u64) -> u64 {
