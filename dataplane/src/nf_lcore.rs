@@ -11,7 +11,6 @@ use packet::headers::Headers;
 use packet::{Arrival, Direction, DropReason, FlowKey, NetworkFunction, Packet, Verdict, VportId};
 use shm::counters::NF_COUNTERS;
 
-use crate::exact::FlowState;
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf};
@@ -136,7 +135,7 @@ impl NfLcore {
 
     fn knows(&mut self, key: &FlowKey) -> bool {
         let Some(flow) = self.forwarder.exact.find(key) else { return false };
-        self.forwarder.exact.get_mut(flow).is_some_and(|entry| matches!(entry.state, FlowState::Active(_)))
+        self.forwarder.exact.get_mut(flow).is_some_and(|entry| entry.is_active())
     }
 
     /// Once a millisecond: lets the NF forget what timed out.
