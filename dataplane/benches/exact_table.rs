@@ -76,20 +76,19 @@ fn measure(flows: u32) {
             rounds_ns.push(start.elapsed().as_nanos() as f64 / (bursts * BURST) as f64);
         }
     }
-    let keys_ns = rows[0].rounds_ns.clone();
-    for row in &mut rows[1..] {
-        for (all, keys) in row.rounds_ns.iter_mut().zip(&keys_ns) {
-            *all -= keys;
-        }
-    }
     for row in &mut rows {
         row.rounds_ns.sort_by(f64::total_cmp);
     }
-    let limit = rows[1].rounds_ns[ROUNDS / 2];
+    let quarters = |row: &Row| [0, 1, 2, 3].map(|quarter| row.rounds_ns[quarter * ROUNDS / 4]);
+    let [[keys_best, _, keys, _], [limit_best, _, limit, _]] = [&rows[0], &rows[1]].map(quarters);
     println!("\n{flows} flows");
-    for Row { name, rounds_ns, .. } in &rows {
-        let [best, first, median, third] = [0, 1, 2, 3].map(|quarter| rounds_ns[quarter * ROUNDS / 4]);
-        println!("  {name:<34} {median:6.2}  ({best:.2}, {first:.2}..{third:.2})  x {:.2}", median / limit);
+    for (number, row) in rows.iter().enumerate() {
+        let [best, first, median, third] = quarters(row).map(|ns| if number == 0 { ns } else { ns - keys });
+        let (of_best, of_median) = ((best + keys - keys_best) / (limit_best - keys_best), median / (limit - keys));
+        println!(
+            "  {:<34} {median:6.2}  ({best:.2}, {first:.2}..{third:.2})  x {of_median:.2} (best x {of_best:.2})",
+            row.name
+        );
     }
     println!("  {}", huge_pages());
 }
@@ -120,8 +119,11 @@ impl Keys {
     }
 
     #[inline(always)]
-    fn burst(&mut self) -> [FlowKey; BURST] {
-        std::array::from_fn(|_| key(self.flow()))
+    fn burst<'a>(&mut self, room: &'a mut [FlowKey; BURST]) -> &'a [FlowKey; BURST] {
+        for place in room.iter_mut() {
+            *place = key(self.flow());
+        }
+        black_box(room)
     }
 }
 
@@ -142,44 +144,45 @@ fn key(flow: u64) -> FlowKey {
 
 fn limits(flows: u32) -> Vec<Row> {
     let lines = flows as usize / FLOWS_PER_LINE;
-    let index = touched(lines);
-    let (index_2, mut entries) = (touched(lines), touched(flows as usize));
-    let mut keys = [(); 3].map(|()| Keys::new(flows));
-    let [mut for_none, mut for_one, mut for_two] = std::mem::replace(&mut keys, [(); 3].map(|()| Keys::new(flows)));
+    let [mut keys, mut keys_1, mut keys_2] = [(); 3].map(|()| Keys::new(flows));
+    let mut room = [key(0); BURST];
+    let (lines_1, lines_2, mut entries) = (touched(lines), touched(lines), touched(flows as usize));
     vec![
         row("keys", move |bursts| {
-            (0..bursts).map(|_| u64::from(black_box(for_none.burst())[7].five_tuple.source_port)).sum()
+            (0..bursts).map(|_| u64::from(keys.burst(&mut room)[7].five_tuple.source_port)).sum()
         }),
-        row("limit: hash, one line", move |bursts| {
-            let mut sum = 0;
-            for _ in 0..bursts {
-                let at = black_box(for_one.burst()).map(|key| {
-                    let at = scaled(hash(&key) >> 32, index.len());
-                    prefetch(&index[at]);
-                    at
-                });
-                sum += at.iter().map(|&at| index[at].0[0]).sum::<u64>();
-            }
-            sum
-        }),
-        row("limit, 2 lines", move |bursts| {
-            let mut sum = 0;
-            for _ in 0..bursts {
-                let at = black_box(for_two.burst()).map(|key| {
-                    let hash = hash(&key);
-                    let at = (scaled(hash >> 32, index_2.len()), scaled(hash & 0xffff_ffff, entries.len()));
-                    prefetch(&index_2[at.0]);
-                    prefetch(&entries[at.1]);
-                    at
-                });
-                for (line, entry) in at {
-                    sum += index_2[line].0[0];
-                    entries[entry].0[0] += 1;
-                }
-            }
-            sum
-        }),
+        row("limit: hash, one line", move |bursts| limit_1(&mut keys_1, &lines_1, bursts)),
+        row("limit, entry's line written too", move |bursts| limit_2(&mut keys_2, &lines_2, &mut entries, bursts)),
     ]
+}
+
+fn limit_1(keys: &mut Keys, lines: &[Line], bursts: usize) -> u64 {
+    let (mut room, mut at, mut sum) = ([key(0); BURST], [0; BURST], 0);
+    for _ in 0..bursts {
+        for (key, at) in keys.burst(&mut room).iter().zip(&mut at) {
+            *at = scaled(hash(key) >> 32, lines.len());
+            prefetch(&lines[*at]);
+        }
+        sum += at.iter().map(|&at| lines[at].0[0]).sum::<u64>();
+    }
+    sum
+}
+
+fn limit_2(keys: &mut Keys, lines: &[Line], entries: &mut [Line], bursts: usize) -> u64 {
+    let (mut room, mut at, mut sum) = ([key(0); BURST], [(0, 0); BURST], 0);
+    for _ in 0..bursts {
+        for (key, at) in keys.burst(&mut room).iter().zip(&mut at) {
+            let hash = hash(key);
+            *at = (scaled(hash >> 32, lines.len()), scaled(hash & 0xffff_ffff, entries.len()));
+            prefetch(&lines[at.0]);
+            prefetch(&entries[at.1]);
+        }
+        for &(line, entry) in &at {
+            sum += lines[line].0[0];
+            entries[entry].0[0] += 1;
+        }
+    }
+    sum
 }
 
 /// A cache line.
@@ -237,6 +240,7 @@ fn ours(flows: u32) -> Vec<Row> {
     let [for_find, for_one, for_miss, for_meet] = [(); 4].map(|()| std::rc::Rc::clone(&table));
     let [mut keys, mut keys_one, mut keys_miss, mut keys_meet] = [(); 4].map(|()| Keys::new(flows));
     keys_miss.first = u64::from(flows);
+    let mut room = [key(0); BURST];
     vec![
         row("ours: find_burst", move |bursts| found_in(&for_find.borrow(), &mut keys, bursts)),
         row("ours: find_burst, met", move |bursts| met_in(&mut for_meet.borrow_mut(), &mut keys_meet, bursts)),
@@ -244,26 +248,24 @@ fn ours(flows: u32) -> Vec<Row> {
         row("ours: find, one by one", move |bursts| {
             let table = for_one.borrow();
             let one = |key: &FlowKey| table.find(key).map_or(0, |flow| flow.position() as u64);
-            (0..bursts).map(|_| black_box(keys_one.burst()).iter().map(one).sum::<u64>()).sum()
+            (0..bursts).map(|_| keys_one.burst(&mut room).iter().map(one).sum::<u64>()).sum()
         }),
     ]
 }
 
 fn found_in(table: &ExactTable, keys: &mut Keys, bursts: usize) -> u64 {
-    let mut found = [None; BURST];
-    let mut sum = 0;
+    let (mut room, mut found, mut sum) = ([key(0); BURST], [None; BURST], 0);
     for _ in 0..bursts {
-        table.find_burst(&black_box(keys.burst()), &mut found);
+        table.find_burst(keys.burst(&mut room), &mut found);
         sum += found.iter().flatten().map(|flow: &FlowHandle| flow.position() as u64).sum::<u64>();
     }
     sum
 }
 
 fn met_in(table: &mut ExactTable, keys: &mut Keys, bursts: usize) -> u64 {
-    let mut found = [None; BURST];
-    let mut sum = 0;
+    let (mut room, mut found, mut sum) = ([key(0); BURST], [None; BURST], 0);
     for _ in 0..bursts {
-        table.find_burst(&black_box(keys.burst()), &mut found);
+        table.find_burst(keys.burst(&mut room), &mut found);
         table.prefetch(&found);
         for flow in found.into_iter().flatten() {
             let Some(mut flow) = table.get_mut(flow) else { continue };
@@ -304,15 +306,16 @@ fn hashbrowns(flows: u32) -> Vec<Row> {
     let map = std::rc::Rc::new(map);
     let (for_meet, mut entries) = (std::rc::Rc::clone(&map), entries);
     let (mut keys, mut keys_meet) = (Keys::new(flows), Keys::new(flows));
+    let mut room = [key(0); BURST];
     vec![
         row("hashbrown, packed keys, ahash", move |bursts| {
             let one = |key: &FlowKey| map.get(&packed(key)).map_or(0, |&flow| u64::from(flow));
-            (0..bursts).map(|_| black_box(keys.burst()).iter().map(one).sum::<u64>()).sum()
+            (0..bursts).map(|_| keys.burst(&mut room).iter().map(one).sum::<u64>()).sum()
         }),
         row("hashbrown, met", move |bursts| {
             let mut sum = 0;
             for _ in 0..bursts {
-                for key in &black_box(keys_meet.burst()) {
+                for key in keys_meet.burst(&mut room) {
                     let Some(&flow) = for_meet.get(&packed(key)) else { continue };
                     let entry = &mut entries[flow as usize];
                     entry.packets += 1;

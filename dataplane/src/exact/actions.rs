@@ -77,6 +77,7 @@ impl Actions {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.index.len()
     }

@@ -8,15 +8,19 @@
 //! ```text
 //!  bytes  0..24   addresses, of three slots           54..60   low 16 bits of position + 1; 0 in all 24: the slot is free
 //!        24..48   ports, vport, low half of the VNI   60..63   high 8 bits of it
-//!        48..54   rest of the VNI, protocol           63       bits 0..3 the slot's key is IPv6; 3..8 strays
+//!        48..54   tags                                63       bits 0..3 the slot's key is IPv6; 3..8 strays
 //! ```
+//!
+//! The tag is the rest of the key under a mask that is a hash of its addresses and ports. It differs from key to key, so the three
+//! tags, compared at once, say which slot to compare in full; and since equal keys have equal masks, comparing it compares the
+//! rest.
 //!
 //! A key whose home is full lives in its other line and is a *stray* of its home, which counts its strays: where there is none,
 //! a key that is not at home is nowhere, so a miss reads one line, too. If both lines are full, keys move to their other lines
-//! along the shortest chain that ends at a free slot. There are half as many lines as flows at most, so that at most two
-//! thirds of the slots are ever in use; chains of more than two moves are rare then, and a key that finds none waits in the
-//! stash, which has room for all. So insertion can't fail, whatever the keys are; only without knowing the seed is it
-//! always fast.
+//! along the shortest chain that ends at a free slot. There are three quarters as many lines as flows at most, so that four
+//! ninths of the slots are in use when the table is full, and a key in twenty is a stray; a key for which there is no chain
+//! waits in the stash, which has room for all. So insertion can't fail, whatever the keys are; only that it is
+//! fast depends on the seed being secret.
 //!
 //! Invariants: a key is in exactly one place: its home, its other line, or the stash. A line's strays are counted exactly up to
 //! [`STRAYS_MAX`], from where on the count stays, which costs misses a second line and nothing else.
@@ -31,7 +35,7 @@ use super::key::{KeyImage, Seed};
 /// Keys in a line.
 const SLOTS: usize = 3;
 /// Lines for every eight flows.
-const LINES_PER_8_FLOWS: usize = 4;
+const LINES_PER_8_FLOWS: usize = 6;
 /// The most positions that a line can name.
 pub const POSITIONS_MAX: usize = (1 << 24) - 1;
 /// From here on a line's strays are not counted any more.
@@ -45,7 +49,7 @@ const SEARCH: usize = 128;
 struct Line {
     addresses: [u64; SLOTS],
     ports: [u64; SLOTS],
-    rest: [u16; SLOTS],
+    tags: [u16; SLOTS],
     place_low: [u16; SLOTS],
     place_high: [u8; SLOTS],
     marks: u8,
@@ -66,6 +70,7 @@ pub struct Lines {
 pub struct Probe {
     /// The key.
     pub image: KeyImage,
+    tag: u16,
     home: u32,
     half_hash: u32,
 }
@@ -91,8 +96,18 @@ struct Step {
 impl Lines {
     /// An empty index for this many flows.
     pub fn new(flows: usize) -> Self {
+        Self::with_seed(flows, Seed::new())
+    }
+
+    pub(super) fn with_seed(flows: usize, seed: Seed) -> Self {
         let lines = (flows * LINES_PER_8_FLOWS).div_ceil(8).max(2);
-        Self { lines: HugeArray::new(lines), stash: Vec::with_capacity(flows), seed: Seed::new() }
+        Self { lines: HugeArray::new(lines), stash: Vec::with_capacity(flows), seed }
+    }
+
+    /// Bytes of its lines.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        size_of_val::<[Line]>(&self.lines)
     }
 
     /// The seed of its hash.
@@ -100,17 +115,7 @@ impl Lines {
         &self.seed
     }
 
-    /// How many keys found no slot.
-    pub fn stashed(&self) -> usize {
-        self.stash.len()
-    }
-
-    /// Bytes of its lines, which are in memory once they were used.
-    pub fn bytes(&self) -> usize {
-        size_of_val::<[Line]>(&self.lines)
-    }
-
-    /// A key's two lines, of which its home is on its way into the cache.
+    /// A key with what there is to know of its lines, of which its home is on its way into the cache.
     #[inline(always)]
     pub fn probe(&self, image: KeyImage) -> Probe {
         let probe = self.probe_later(image);
@@ -120,9 +125,9 @@ impl Lines {
 
     #[inline(always)]
     fn probe_later(&self, image: KeyImage) -> Probe {
-        let hash = self.seed.hash(&image);
+        let (hash, tag) = self.seed.hash(&image);
         let home = (hash >> 32) * self.lines.len() as u64 >> 32;
-        Probe { image, home: home as u32, half_hash: hash as u32 }
+        Probe { image, tag, home: home as u32, half_hash: hash as u32 }
     }
 
     /// The other line of a key, which is never its home.
@@ -138,7 +143,7 @@ impl Lines {
     #[inline(always)]
     pub fn at_home(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> AtHome {
         let line = &self.lines[probe.home as usize];
-        if let Some(position) = line.find(&probe.image, is_it) {
+        if let Some(position) = line.find(probe, is_it) {
             AtHome::Found(position)
         } else if line.strays() == 0 {
             AtHome::Absent
@@ -150,7 +155,7 @@ impl Lines {
 
     /// The position of a key that is not at home.
     pub fn elsewhere(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let found = self.lines[self.other(probe)].find(&probe.image, &is_it);
+        let found = self.lines[self.other(probe)].find(probe, &is_it);
         found.or_else(|| {
             let stashed = |&&(image, position): &&(KeyImage, u32)| image == probe.image && is_it(position);
             self.stash.iter().find(stashed).map(|&(_, position)| position)
@@ -170,7 +175,8 @@ impl Lines {
 
     /// Adds a key that is not in the index.
     pub fn insert(&mut self, image: KeyImage, position: u32) {
-        let (home, other) = self.lines_of(&image);
+        let probe = self.probe_later(image);
+        let (home, other) = (probe.home as usize, self.other(&probe));
         let reached = if self.lines[home].vacant().is_some() {
             Some(home)
         } else if self.lines[other].vacant().is_some() {
@@ -182,14 +188,15 @@ impl Lines {
             self.lines[home].add_stray();
         }
         match reached.and_then(|line| self.lines[line].vacant().map(|slot| (line, slot))) {
-            Some((line, slot)) => self.lines[line].put(slot, &image, position),
+            Some((line, slot)) => self.lines[line].put(slot, &probe, position),
             None => self.stash.push((image, position)),
         }
     }
 
     /// Removes the key of a position.
     pub fn remove(&mut self, image: &KeyImage, position: u32) {
-        let (home, other) = self.lines_of(image);
+        let probe = self.probe_later(*image);
+        let (home, other) = (probe.home as usize, self.other(&probe));
         let freed = if let Some(slot) = self.lines[home].slot_of(position) {
             self.lines[home].clear(slot);
             home
@@ -210,23 +217,21 @@ impl Lines {
 
     /// Gives a line's free slot to a stashed key.
     fn unstash(&mut self, freed: usize) {
-        let lines_of = |image| self.lines_of(image);
-        let Some(at) = self.stash.iter().position(|(image, _)| <[usize; 2]>::from(lines_of(image)).contains(&freed))
-        else {
-            return;
-        };
-        let Some(slot) = self.lines[freed].vacant() else { return };
-        let (image, position) = self.stash.swap_remove(at);
-        self.lines[freed].put(slot, &image, position);
-        if self.lines_of(&image).0 == freed {
-            self.lines[freed].remove_stray();
+        for at in 0..self.stash.len() {
+            let (image, position) = self.stash[at];
+            let probe = self.probe_later(image);
+            let is_home = probe.home as usize == freed;
+            if (is_home || self.other(&probe) == freed)
+                && let Some(slot) = self.lines[freed].vacant()
+            {
+                self.lines[freed].put(slot, &probe, position);
+                if is_home {
+                    self.lines[freed].remove_stray();
+                }
+                self.stash.swap_remove(at);
+                return;
+            }
         }
-    }
-
-    /// The home and the other line of a key.
-    fn lines_of(&self, image: &KeyImage) -> (usize, usize) {
-        let probe = self.probe_later(*image);
-        (probe.home as usize, self.other(&probe))
     }
 
     /// Moves keys to their other lines until one of two full lines has a free slot; returns that one. It searches breadth first.
@@ -264,11 +269,11 @@ impl Lines {
 
     /// Moves a key to its other line, which has a free slot.
     fn shift(&mut self, from: usize, slot: usize, to: usize) {
-        let image = self.lines[from].image(slot);
+        let probe = self.key_in(from, slot);
         let (Some(position), Some(free)) = (self.lines[from].position(slot), self.lines[to].vacant()) else { return };
-        let (home, _) = self.lines_of(&image);
-        self.lines[to].put(free, &image, position);
+        self.lines[to].put(free, &probe, position);
         self.lines[from].clear(slot);
+        let home = probe.home as usize;
         if home == from {
             self.lines[home].add_stray();
         } else {
@@ -278,31 +283,53 @@ impl Lines {
 
     /// The line to which the key in a slot could move.
     fn away_from(&self, line: usize, slot: usize) -> usize {
-        let (home, other) = self.lines_of(&self.lines[line].image(slot));
-        if line == home { other } else { home }
+        let probe = self.key_in(line, slot);
+        if line == probe.home as usize { self.other(&probe) } else { probe.home as usize }
+    }
+
+    /// The key in a slot.
+    fn key_in(&self, line: usize, slot: usize) -> Probe {
+        let line = &self.lines[line];
+        let (addresses, ports) = (line.addresses[slot], line.ports[slot]);
+        let rest = line.tags[slot] ^ self.seed.mask(addresses, ports);
+        self.probe_later(KeyImage { addresses, ports, rest, is_v6: line.is_v6(slot) })
     }
 }
 
 impl Line {
-    /// The position of a key that matches, and of which `is_it` says that it is the one.
+    /// The position of a key that is here, and of which `is_it` says that it is the one.
     #[inline(always)]
-    fn find(&self, image: &KeyImage, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut matches = 0;
-        for slot in 0..SLOTS {
-            let differs = (self.addresses[slot] ^ image.addresses) | (self.ports[slot] ^ image.ports);
-            matches |= u32::from(differs == 0) << slot;
-        }
-        while matches != 0 {
-            let slot = matches.trailing_zeros() as usize;
-            if let Some(position) = self.position(slot)
-                && self.image(slot) == *image
+    fn find(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let Probe { image, tag, .. } = probe;
+        let mut equal = self.equal_tags(*tag);
+        while equal != 0 {
+            let slot = (equal.trailing_zeros() / u16::BITS) as usize;
+            if self.addresses[slot] == image.addresses
+                && self.ports[slot] == image.ports
+                && self.is_v6(slot) == image.is_v6
+                && let Some(position) = self.position(slot)
                 && is_it(position)
             {
                 return Some(position);
             }
-            matches &= matches - 1;
+            equal &= equal - 1;
         }
         None
+    }
+
+    /// The slots with this tag: each one's 16 bits are 0x8000 if it has it, else 0. What a free slot has is left over from before.
+    #[inline(always)]
+    fn equal_tags(&self, tag: u16) -> u64 {
+        const EACH: u64 = 0x0001_0001_0001;
+        let [first, second, third] = self.tags.map(u64::from);
+        let differ = (first | second << 16 | third << 32) ^ u64::from(tag) * EACH;
+        let all_but_top = EACH * 0x7fff;
+        !(((differ & all_but_top) + all_but_top) | differ) & EACH << 15
+    }
+
+    #[inline(always)]
+    fn is_v6(&self, slot: usize) -> bool {
+        self.marks >> slot & 1 != 0
     }
 
     #[inline(always)]
@@ -323,20 +350,11 @@ impl Line {
         (0..SLOTS).find(|&slot| self.place(slot) == 0)
     }
 
-    #[inline(always)]
-    fn image(&self, slot: usize) -> KeyImage {
-        KeyImage {
-            addresses: self.addresses[slot],
-            ports: self.ports[slot],
-            rest: self.rest[slot],
-            is_v6: self.marks >> slot & 1 != 0,
-        }
-    }
-
-    fn put(&mut self, slot: usize, image: &KeyImage, position: u32) {
+    fn put(&mut self, slot: usize, probe: &Probe, position: u32) {
+        let Probe { image, tag, .. } = probe;
         self.addresses[slot] = image.addresses;
         self.ports[slot] = image.ports;
-        self.rest[slot] = image.rest;
+        self.tags[slot] = *tag;
         self.marks = self.marks & !(1 << slot) | u8::from(image.is_v6) << slot;
         let place = position + 1;
         self.place_low[slot] = place as u16;
@@ -344,8 +362,8 @@ impl Line {
     }
 
     fn clear(&mut self, slot: usize) {
-        self.put(slot, &KeyImage { addresses: 0, ports: 0, rest: 0, is_v6: false }, 0);
         self.place_low[slot] = 0;
+        self.place_high[slot] = 0;
     }
 
     #[inline(always)]
@@ -365,3 +383,6 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
