@@ -115,7 +115,7 @@ impl Keys {
     #[inline(always)]
     fn flow(&mut self) -> u64 {
         self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        self.first + ((self.state >> 32) * self.flows >> 32)
+        self.first + (((self.state >> 32) * self.flows) >> 32)
     }
 
     #[inline(always)]
@@ -198,7 +198,7 @@ fn touched(lines: usize) -> HugeArray<Line> {
 
 #[inline(always)]
 fn scaled(half: u64, count: usize) -> usize {
-    (half * count as u64 >> 32) as usize
+    ((half * count as u64) >> 32) as usize
 }
 
 /// The same work as the table's own hash.

@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn line(seed: &Seed, key: &FlowKey) -> u64 {
-        (seed.hash(&seed.image(key)).0 >> 32) * LINES >> 32
+        ((seed.hash(&seed.image(key)).0 >> 32) * LINES) >> 32
     }
 
     proptest! {

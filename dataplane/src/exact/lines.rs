@@ -126,14 +126,14 @@ impl Lines {
     #[inline(always)]
     fn probe_later(&self, image: KeyImage) -> Probe {
         let (hash, tag) = self.seed.hash(&image);
-        let home = (hash >> 32) * self.lines.len() as u64 >> 32;
+        let home = scaled((hash >> 32) as u32, self.lines.len());
         Probe { image, tag, home: home as u32, half_hash: hash as u32 }
     }
 
     /// The other line of a key, which is never its home.
     #[inline(always)]
     fn other(&self, probe: &Probe) -> usize {
-        let other = (u64::from(probe.half_hash) * self.lines.len() as u64 >> 32) as usize;
+        let other = scaled(probe.half_hash, self.lines.len());
         let home = probe.home as usize;
         if other != home { other } else { home.checked_sub(1).unwrap_or(1) }
     }
@@ -296,6 +296,12 @@ impl Lines {
     }
 }
 
+/// A number below `count` out of half a hash.
+#[inline(always)]
+const fn scaled(half_hash: u32, count: usize) -> usize {
+    ((half_hash as u64 * count as u64) >> 32) as usize
+}
+
 impl Line {
     /// The position of a key that is here, and of which `is_it` says that it is the one.
     #[inline(always)]
@@ -322,7 +328,7 @@ impl Line {
     fn equal_tags(&self, tag: u16) -> u64 {
         const EACH: u64 = 0x0001_0001_0001;
         let [first, second, third] = self.tags.map(u64::from);
-        let differ = (first | second << 16 | third << 32) ^ u64::from(tag) * EACH;
+        let differ = (first | second << 16 | third << 32) ^ (u64::from(tag) * EACH);
         let all_but_top = EACH * 0x7fff;
         !(((differ & all_but_top) + all_but_top) | differ) & EACH << 15
     }

@@ -45,7 +45,7 @@ fn image(number: u32) -> KeyImage {
         addresses: u64::from(number) << 7,
         ports: u64::from(number % 5),
         rest: (number % 3) as u16,
-        is_v6: number % 4 == 0,
+        is_v6: number.is_multiple_of(4),
     }
 }
 
