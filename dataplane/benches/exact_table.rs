@@ -4,8 +4,10 @@
 //!
 //! Every row does the same: it makes 32 random keys out of the flows in the table and looks them up. `keys` only makes
 //! them; its time is taken off the others. `limit` hashes each key as the table does and reads one prefetched cache line of
-//! an array as large as the table's index; `limit, 2 lines` writes a prefetched line of an array of entries, too. Rows take
-//! turns in short rounds, each after a warm-up of its own, so that a noisy machine is as noisy to all of them.
+//! an array as large as the table's index; the next row writes a prefetched line of an array of entries, too. Rows take turns in
+//! rounds, each after a warm-up of its own, so that a noisy machine is as noisy to all of them; a round is many short pieces,
+//! timed by the thread's own clock, which stands still while others have the CPU. What the neighbours do to the caches and the
+//! memory shows all the same: the fastest tenth of the pieces says what the row costs when they are quiet.
 //!
 //! Memory is on transparent huge pages: the tables ask for them, and the bench starts itself again with glibc's allocator
 //! asking for them (`glibc.malloc.hugetlb=1`) for the sake of hashbrown. The last line says how much of it was.
@@ -14,7 +16,6 @@ use std::env;
 use std::hint::black_box;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Instant;
 
 use ahash::RandomState;
 use dataplane::exact::{ExactTable, FlowHandle, FlowState};
@@ -22,19 +23,21 @@ use dpdk::HugeArray;
 use dpdk::memory::prefetch;
 use hashbrown::HashMap;
 use packet::{Direction, FiveTuple, FlowKey, PathId, Tag, Vni, VportId, protocol};
+use rustix::time::{ClockId, clock_gettime};
 use shm::launch::Limits;
 use shm::rules::{Delivery, ExactAction, Next};
 
 const BURST: usize = 32;
 const SIZES: [u32; 5] = [1_000, 10_000, 65_536, 1_000_000, 4_000_000];
-const ROUNDS: usize = 31;
-/// Flows for every line of the table's index.
-const FLOWS_PER_LINE: usize = 2;
+const ROUNDS: usize = 15;
+/// Pieces of a round, and the bursts in each.
+const PIECES: usize = 16;
+const BURSTS: usize = 1_024;
 const TUNABLES: &str = "GLIBC_TUNABLES";
 const HUGE_PAGES: &str = "glibc.malloc.hugetlb=1";
 
-/// Lookups in a timed round, and in the warm-up before it.
-fn lookups(flows: u32) -> usize {
+/// Lookups before a round, after which the caches hold what they will.
+fn warm_up(flows: u32) -> usize {
     (flows as usize).clamp(65_536, 1_000_000)
 }
 
@@ -48,47 +51,57 @@ fn main() {
     if sizes.is_empty() {
         sizes.extend(SIZES);
     }
-    println!("ns per key: median (best, quartiles), and the median over that of `limit`; {ROUNDS} rounds");
+    let pieces = ROUNDS * PIECES;
+    println!(
+        "ns per key: fastest tenth, median, slowest tenth of {pieces} pieces; both first as multiples of the limit"
+    );
     for flows in sizes {
         measure(flows);
     }
+}
+
+/// The time that this thread had the CPU.
+fn now_ns() -> i64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
 /// One thing that is measured: a name, and what looks up that many bursts.
 struct Row {
     name: &'static str,
     look_up: Box<dyn FnMut(usize) -> u64>,
-    rounds_ns: Vec<f64>,
+    pieces_ns: Vec<f64>,
 }
 
 fn row(name: &'static str, look_up: impl FnMut(usize) -> u64 + 'static) -> Row {
-    Row { name, look_up: Box::new(look_up), rounds_ns: Vec::with_capacity(ROUNDS) }
+    Row { name, look_up: Box::new(look_up), pieces_ns: Vec::with_capacity(ROUNDS * PIECES) }
 }
 
 fn measure(flows: u32) {
     let mut rows = rows(flows);
-    let bursts = lookups(flows) / BURST;
     for _ in 0..ROUNDS {
-        for Row { look_up, rounds_ns, .. } in &mut rows {
-            black_box(look_up(bursts));
-            let start = Instant::now();
-            black_box(look_up(bursts));
-            rounds_ns.push(start.elapsed().as_nanos() as f64 / (bursts * BURST) as f64);
+        for Row { look_up, pieces_ns, .. } in &mut rows {
+            black_box(look_up(warm_up(flows) / BURST));
+            for _ in 0..PIECES {
+                let start_ns = now_ns();
+                black_box(look_up(BURSTS));
+                pieces_ns.push((now_ns() - start_ns) as f64 / (BURSTS * BURST) as f64);
+            }
         }
     }
     for row in &mut rows {
-        row.rounds_ns.sort_by(f64::total_cmp);
+        row.pieces_ns.sort_by(f64::total_cmp);
     }
-    let quarters = |row: &Row| [0, 1, 2, 3].map(|quarter| row.rounds_ns[quarter * ROUNDS / 4]);
-    let [[keys_best, _, keys, _], [limit_best, _, limit, _]] = [&rows[0], &rows[1]].map(quarters);
+    let tenths = |row: &Row| [1, 5, 9].map(|tenth| row.pieces_ns[row.pieces_ns.len() * tenth / 10]);
+    let keys = tenths(&rows[0]);
+    let limit = tenths(&rows[1]);
     println!("\n{flows} flows");
     for (number, row) in rows.iter().enumerate() {
-        let [best, first, median, third] = quarters(row).map(|ns| if number == 0 { ns } else { ns - keys });
-        let (of_best, of_median) = ((best + keys - keys_best) / (limit_best - keys_best), median / (limit - keys));
-        println!(
-            "  {:<34} {median:6.2}  ({best:.2}, {first:.2}..{third:.2})  x {of_median:.2} (best x {of_best:.2})",
-            row.name
-        );
+        let all = tenths(row);
+        let [fast, median, slow]: [f64; 3] =
+            std::array::from_fn(|at| if number == 0 { all[at] } else { all[at] - keys[at] });
+        let (of_fast, of_median) = (fast / (limit[0] - keys[0]), median / (limit[1] - keys[1]));
+        println!("  {:<34} {fast:6.2} {median:7.2} {slow:7.2}   x {of_fast:.2}, x {of_median:.2}", row.name);
     }
     println!("  {}", huge_pages());
 }
@@ -143,7 +156,7 @@ fn key(flow: u64) -> FlowKey {
 }
 
 fn limits(flows: u32) -> Vec<Row> {
-    let lines = flows as usize / FLOWS_PER_LINE;
+    let lines = flows as usize; // as the table has
     let [mut keys, mut keys_1, mut keys_2] = [(); 3].map(|()| Keys::new(flows));
     let mut room = [key(0); BURST];
     let (lines_1, lines_2, mut entries) = (touched(lines), touched(lines), touched(flows as usize));
@@ -242,9 +255,9 @@ fn ours(flows: u32) -> Vec<Row> {
     keys_miss.first = u64::from(flows);
     let mut room = [key(0); BURST];
     vec![
-        row("ours: find_burst", move |bursts| found_in(&for_find.borrow(), &mut keys, bursts)),
+        row("ours: locate_burst", move |bursts| found_in(&for_find.borrow(), &mut keys, bursts)),
         row("ours: find_burst, met", move |bursts| met_in(&mut for_meet.borrow_mut(), &mut keys_meet, bursts)),
-        row("ours: find_burst, misses", move |bursts| found_in(&for_miss.borrow(), &mut keys_miss, bursts)),
+        row("ours: locate_burst, misses", move |bursts| found_in(&for_miss.borrow(), &mut keys_miss, bursts)),
         row("ours: find, one by one", move |bursts| {
             let table = for_one.borrow();
             let one = |key: &FlowKey| table.find(key).map_or(0, |flow| flow.position() as u64);
@@ -256,7 +269,7 @@ fn ours(flows: u32) -> Vec<Row> {
 fn found_in(table: &ExactTable, keys: &mut Keys, bursts: usize) -> u64 {
     let (mut room, mut found, mut sum) = ([key(0); BURST], [None; BURST], 0);
     for _ in 0..bursts {
-        table.find_burst(keys.burst(&mut room), &mut found);
+        table.locate_burst(keys.burst(&mut room), &mut found);
         sum += found.iter().flatten().map(|flow: &FlowHandle| flow.position() as u64).sum::<u64>();
     }
     sum
@@ -266,7 +279,6 @@ fn met_in(table: &mut ExactTable, keys: &mut Keys, bursts: usize) -> u64 {
     let (mut room, mut found, mut sum) = ([key(0); BURST], [None; BURST], 0);
     for _ in 0..bursts {
         table.find_burst(keys.burst(&mut room), &mut found);
-        table.prefetch(&found);
         for flow in found.into_iter().flatten() {
             let Some(mut flow) = table.get_mut(flow) else { continue };
             flow.meet(60, 0x10, sum);

@@ -5,10 +5,10 @@
 //!
 //! An established packet costs two cache lines. The index ([`lines`]) finds the flow by one, in which the whole key
 //! ([`key`]) is compared; the entry ([`entry`]) is the other; its action is one of few ([`actions`]). For a burst,
-//! [`ExactTable::find_burst`] and [`ExactTable::prefetch`] have all of its lines on their way at the same time.
+//! [`ExactTable::find_burst`] has all of its lines on their way at the same time.
 //!
-//! The capacity is fixed at launch, so there is never a pause to grow, and any set of keys fits up to it. Memory: 116 bytes per flow
-//! for IPv4 (64 of entry, 48 of index, 4 in the list of free entries), 148 for IPv6 (32 more of addresses). Entries are taken from
+//! The capacity is fixed at launch, so there is never a pause to grow, and any set of keys fits up to it. Memory: 132 bytes per flow
+//! for IPv4 (64 of entry, 64 of index, 4 in the list of free entries), 164 for IPv6 (32 more of addresses). Entries are taken from
 //! the front and used again, so the memory in use follows the most flows that there ever were; the index is used all
 //! over from the first flows on. Pages are huge where the kernel has them ([`dpdk::HugeArray`]).
 //!
@@ -30,7 +30,7 @@ use shm::launch::Limits;
 
 use self::actions::Actions;
 pub use self::entry::{FlowEntry, FlowMut, FlowRef, FlowState, Side};
-use self::key::{V6Addresses, v6_addresses};
+use self::key::{KeyImage, V6Addresses, v6_addresses};
 use self::lines::{AtHome, Lines, POSITIONS_MAX, Probe};
 use crate::parking::ParkedFlow;
 
@@ -115,26 +115,51 @@ impl ExactTable {
         Some(self.handle(position))
     }
 
-    /// The flows of these keys, in order; like [`Self::find`] for each, but with the cache misses of up to 32 at the same time.
-    /// `found` is as long as `keys`.
+    /// The flows of these keys, in order: what [`Self::find`] finds for each, but with up to 32 cache misses at the same time,
+    /// and the entries on their way into the cache. `found` is as long as `keys`.
     pub fn find_burst(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
         for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
-            self.find_some(keys, found);
+            self.find_some::<true>(keys, found);
         }
     }
 
+    /// The same for who only asks which flows there are, and does not read their entries.
+    pub fn locate_burst(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
+        for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
+            self.find_some::<false>(keys, found);
+        }
+    }
+
+    /// Up to a burst. All is IPv4 here, as long as it is: there is a way for both, but it costs both of them.
     #[inline(always)]
-    fn find_some(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
+    fn find_some<const ENTRIES: bool>(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
         let mut probes = ArrayVec::<Probe, BURST>::new();
-        let mut elsewhere = ArrayVec::<u8, BURST>::new();
-        let mut any_v6 = false;
         for key in keys {
-            let image = self.lines.seed().image(key);
-            any_v6 |= image.is_v6;
+            let Some(image) = KeyImage::of_v4(key) else { return self.find_some_v6::<ENTRIES>(keys, found) };
             probes.push(self.lines.probe(image));
         }
+        self.look_up::<ENTRIES>(&probes, found);
+    }
+
+    #[inline(never)]
+    fn find_some_v6<const ENTRIES: bool>(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
+        let probes: ArrayVec<Probe, BURST> =
+            keys.iter().map(|key| self.lines.probe(self.lines.seed().image(key))).collect();
+        self.look_up::<ENTRIES>(&probes, found);
+        self.check_v6(keys, &probes, found);
+    }
+
+    /// Finds keys whose homes are on their way into the cache; IPv6 keys of one image are not told apart.
+    #[inline(always)]
+    fn look_up<const ENTRIES: bool>(&self, probes: &[Probe], found: &mut [Option<FlowHandle>]) {
+        let known = |position: u32| {
+            if ENTRIES && let Some(entry) = self.entries.get(position as usize) {
+                prefetch(entry);
+            }
+            self.handle(position)
+        };
+        let mut elsewhere = ArrayVec::<u8, BURST>::new();
         for ((at, probe), found) in probes.iter().enumerate().zip(&mut *found) {
-            // IPv6 addresses are compared below, when all are on their way.
             let position = match self.lines.at_home(probe, |_| true) {
                 AtHome::Found(position) => Some(position),
                 AtHome::Absent => None,
@@ -143,20 +168,17 @@ impl ExactTable {
                     None
                 }
             };
-            *found = position.map(|position| self.handle(position));
+            *found = position.map(known);
         }
         for at in elsewhere {
             let position = self.lines.elsewhere(&probes[usize::from(at)], |_| true);
-            found[usize::from(at)] = position.map(|position| self.handle(position));
-        }
-        if any_v6 {
-            self.check_v6(keys, &probes, found);
+            found[usize::from(at)] = position.map(known);
         }
     }
 
     /// Compares the addresses of IPv6 flows whose images were found.
     fn check_v6(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
-        let wide = |probe: &Probe, found: &Option<FlowHandle>| found.filter(|_| probe.image.is_v6);
+        let wide = |probe: &Probe, found: &Option<FlowHandle>| found.filter(|_| probe.is_v6);
         for flow in probes.iter().zip(&*found).filter_map(|(probe, found)| wide(probe, found)) {
             prefetch(&self.v6[flow.position()]);
         }
@@ -169,16 +191,6 @@ impl ExactTable {
 
     fn v6_is(&self, position: u32, key: &FlowKey) -> bool {
         self.v6[position as usize] == v6_addresses(key)
-    }
-
-    /// Has the entries of flows that will be met on their way into the cache.
-    #[inline]
-    pub fn prefetch(&self, found: &[Option<FlowHandle>]) {
-        for flow in found.iter().flatten() {
-            if let Some(entry) = self.entries.get(flow.position()) {
-                prefetch(entry);
-            }
-        }
     }
 
     #[inline(always)]

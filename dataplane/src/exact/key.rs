@@ -57,19 +57,8 @@ impl Seed {
     /// The image of a key. The addresses of a five-tuple are of one family.
     #[inline(always)]
     pub fn image(&self, key: &FlowKey) -> KeyImage {
-        let FiveTuple { source, destination, source_port, destination_port, protocol } = key.five_tuple;
-        let (addresses, is_v6) = match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                (u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()), false)
-            }
-            _ => (self.hash_v6(key), true),
-        };
-        let vni = key.vni.value();
-        let ports = u64::from(source_port) << 48
-            | u64::from(destination_port) << 32
-            | u64::from(key.vport.0) << 16
-            | u64::from(vni as u16);
-        KeyImage { addresses, ports, rest: (vni >> 8) as u16 & 0xff00 | u16::from(protocol), is_v6 }
+        let of_v6 = || KeyImage::new(key, self.hash_v6(key), true);
+        KeyImage::of_v4(key).unwrap_or_else(of_v6)
     }
 
     /// The hash of an image, of which both halves are fit to choose a line, and its tag.
@@ -119,6 +108,26 @@ impl std::fmt::Debug for Seed {
 }
 
 impl KeyImage {
+    /// The image of an IPv4 key, which takes no seed.
+    #[inline(always)]
+    pub fn of_v4(key: &FlowKey) -> Option<Self> {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (key.five_tuple.source, key.five_tuple.destination) else {
+            return None;
+        };
+        Some(Self::new(key, u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()), false))
+    }
+
+    #[inline(always)]
+    fn new(key: &FlowKey, addresses: u64, is_v6: bool) -> Self {
+        let FiveTuple { source_port, destination_port, protocol, .. } = key.five_tuple;
+        let vni = key.vni.value();
+        let ports = u64::from(source_port) << 48
+            | u64::from(destination_port) << 32
+            | u64::from(key.vport.0) << 16
+            | u64::from(vni as u16);
+        Self { addresses, ports, rest: (vni >> 8) as u16 & 0xff00 | u16::from(protocol), is_v6 }
+    }
+
     /// The key of this image. `v6` are its addresses if they are IPv6.
     pub fn key(&self, v6: &V6Addresses) -> FlowKey {
         let (source, destination) = if self.is_v6 {

@@ -17,10 +17,10 @@
 //!
 //! A key whose home is full lives in its other line and is a *stray* of its home, which counts its strays: where there is none,
 //! a key that is not at home is nowhere, so a miss reads one line, too. If both lines are full, keys move to their other lines
-//! along the shortest chain that ends at a free slot. There are three quarters as many lines as flows at most, so that four
-//! ninths of the slots are in use when the table is full, and a key in twenty is a stray; a key for which there is no chain
-//! waits in the stash, which has room for all. So insertion can't fail, whatever the keys are; only that it is
-//! fast depends on the seed being secret.
+//! along the shortest chain that ends at a free slot. There is a line for every flow, so that a third of the slots
+//! is in use when the table is full, and one key in forty is a stray; a key for which there is no chain waits in the stash,
+//! which has room for all. So insertion can't fail, whatever the keys are; only that it is fast depends on the seed being
+//! secret.
 //!
 //! Invariants: a key is in exactly one place: its home, its other line, or the stash. A line's strays are counted exactly up to
 //! [`STRAYS_MAX`], from where on the count stays, which costs misses a second line and nothing else.
@@ -34,8 +34,6 @@ use super::key::{KeyImage, Seed};
 
 /// Keys in a line.
 const SLOTS: usize = 3;
-/// Lines for every eight flows.
-const LINES_PER_8_FLOWS: usize = 6;
 /// The most positions that a line can name.
 pub const POSITIONS_MAX: usize = (1 << 24) - 1;
 /// From here on a line's strays are not counted any more.
@@ -66,13 +64,15 @@ pub struct Lines {
     seed: Seed,
 }
 
-/// A key on its way through a burst: its image, its home, and its hash, which knows the other line.
+/// A key on its way through a burst: what a line holds of it, its home, and the half of its hash that knows the other line.
 pub struct Probe {
-    /// The key.
-    pub image: KeyImage,
-    tag: u16,
+    addresses: u64,
+    ports: u64,
     home: u32,
     half_hash: u32,
+    tag: u16,
+    /// The key is IPv6.
+    pub is_v6: bool,
 }
 
 /// What a key's home says about it.
@@ -100,8 +100,7 @@ impl Lines {
     }
 
     pub(super) fn with_seed(flows: usize, seed: Seed) -> Self {
-        let lines = (flows * LINES_PER_8_FLOWS).div_ceil(8).max(2);
-        Self { lines: HugeArray::new(lines), stash: Vec::with_capacity(flows), seed }
+        Self { lines: HugeArray::new(flows.max(2)), stash: Vec::with_capacity(flows), seed }
     }
 
     /// Bytes of its lines.
@@ -126,16 +125,21 @@ impl Lines {
     #[inline(always)]
     fn probe_later(&self, image: KeyImage) -> Probe {
         let (hash, tag) = self.seed.hash(&image);
+        let KeyImage { addresses, ports, is_v6, .. } = image;
         let home = scaled((hash >> 32) as u32, self.lines.len());
-        Probe { image, tag, home: home as u32, half_hash: hash as u32 }
+        Probe { addresses, ports, home: home as u32, half_hash: hash as u32, tag, is_v6 }
     }
 
     /// The other line of a key, which is never its home.
     #[inline(always)]
     fn other(&self, probe: &Probe) -> usize {
-        let other = scaled(probe.half_hash, self.lines.len());
-        let home = probe.home as usize;
+        let (other, home) = (scaled(probe.half_hash, self.lines.len()), probe.home as usize);
         if other != home { other } else { home.checked_sub(1).unwrap_or(1) }
+    }
+
+    fn image(&self, probe: &Probe) -> KeyImage {
+        let &Probe { addresses, ports, tag, is_v6, .. } = probe;
+        KeyImage { addresses, ports, rest: tag ^ self.seed.mask(addresses, ports), is_v6 }
     }
 
     /// The position of a key of which `is_it` says so, as far as its home knows. If the answer is elsewhere, its other line is on
@@ -155,9 +159,9 @@ impl Lines {
 
     /// The position of a key that is not at home.
     pub fn elsewhere(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let found = self.lines[self.other(probe)].find(probe, &is_it);
-        found.or_else(|| {
-            let stashed = |&&(image, position): &&(KeyImage, u32)| image == probe.image && is_it(position);
+        self.lines[self.other(probe)].find(probe, &is_it).or_else(|| {
+            let image = self.image(probe);
+            let stashed = |&&(other, position): &&(KeyImage, u32)| other == image && is_it(position);
             self.stash.iter().find(stashed).map(|&(_, position)| position)
         })
     }
@@ -306,13 +310,12 @@ impl Line {
     /// The position of a key that is here, and of which `is_it` says that it is the one.
     #[inline(always)]
     fn find(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let Probe { image, tag, .. } = probe;
-        let mut equal = self.equal_tags(*tag);
+        let mut equal = self.equal_tags(probe.tag);
         while equal != 0 {
             let slot = (equal.trailing_zeros() / u16::BITS) as usize;
-            if self.addresses[slot] == image.addresses
-                && self.ports[slot] == image.ports
-                && self.is_v6(slot) == image.is_v6
+            if self.addresses[slot] == probe.addresses
+                && self.ports[slot] == probe.ports
+                && self.is_v6(slot) == probe.is_v6
                 && let Some(position) = self.position(slot)
                 && is_it(position)
             {
@@ -357,11 +360,10 @@ impl Line {
     }
 
     fn put(&mut self, slot: usize, probe: &Probe, position: u32) {
-        let Probe { image, tag, .. } = probe;
-        self.addresses[slot] = image.addresses;
-        self.ports[slot] = image.ports;
-        self.tags[slot] = *tag;
-        self.marks = self.marks & !(1 << slot) | u8::from(image.is_v6) << slot;
+        self.addresses[slot] = probe.addresses;
+        self.ports[slot] = probe.ports;
+        self.tags[slot] = probe.tag;
+        self.marks = self.marks & !(1 << slot) | u8::from(probe.is_v6) << slot;
         let place = position + 1;
         self.place_low[slot] = place as u16;
         self.place_high[slot] = (place >> 16) as u8;
