@@ -16,8 +16,8 @@
 //! A sender knows differences between keys, but no factor. What a difference in `x` does to the product depends on all of the
 //! unknown `y ^ other secret`, and the other way round; for keys to collide, the changes of both halves must be the same 64
 //! bits, which for any difference holds for a vanishing part of the secrets. So keys that collide in one table are to
-//! another one like any keys, and nothing that is prepared without the seed finds its line. (A product with a known
-//! factor, as many fast hashes have, lacks this: there differences exist that collide for one seed in thousands.) A second
+//! another one like any keys, and nothing that is prepared without the seed finds its line. (Where one factor is known, as in
+//! many fast hashes, the effect of a difference depends on a few carries only, which can be guessed.) A second
 //! product over the first one's result takes the linear order out that keys which are counted up still have after one.
 //!
 //! Invariant: equal keys of one table have equal images, and equal IPv4 images are equal keys.

@@ -117,6 +117,35 @@ fn a_free_slot_is_nobody() {
     assert_eq!(lines.find(zeros, |_| true), None);
 }
 
+/// Equal tags say which slot to look at, not that it is the one. Breaks if addresses, ports or the family are not compared: the
+/// other keys here have the tag of the one in the table, and half of the time its home.
+#[test]
+fn a_key_of_the_same_tag_is_another_key() {
+    for _ in 0..64 {
+        let mut lines = Lines::new(1);
+        let there = image(77);
+        lines.insert(there, 0);
+        let tag = lines.probe_later(there).tag;
+        let alike = |addresses, ports| KeyImage {
+            addresses,
+            ports,
+            rest: tag ^ lines.seed.mask(addresses, ports),
+            is_v6: there.is_v6,
+        };
+        assert_eq!(alike(there.addresses, there.ports), there);
+        let others = [
+            alike(there.addresses ^ 1, there.ports),
+            alike(there.addresses, there.ports ^ 1),
+            KeyImage { is_v6: !there.is_v6, ..there },
+        ];
+        for other in others {
+            assert_eq!(lines.probe_later(other).tag, tag);
+            assert_eq!(lines.find(other, |_| true), None, "{other:?}");
+        }
+        assert_eq!(lines.find(there, |_| true), Some(0));
+    }
+}
+
 /// The last position that a line can name, and the first.
 #[test]
 fn positions_of_24_bits_come_back() {
