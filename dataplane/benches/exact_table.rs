@@ -3,19 +3,24 @@
 //! `taskset -c 1 cargo bench -p dataplane --bench exact_table [-- FLOWS ...]`
 //!
 //! Every row does the same: it makes 32 random keys out of the flows in the table and looks them up. `keys` only makes
-//! them; its time is taken off the others. `limit` hashes each key as the table does and reads one prefetched cache line of
-//! an array as large as the table's index; the next row writes a prefetched line of an array of entries, too. Rows take turns in
-//! rounds, each after a warm-up of its own, so that a noisy machine is as noisy to all of them; a round is many short pieces,
-//! timed by the thread's own clock, which stands still while others have the CPU. What the neighbours do to the caches and the
-//! memory shows all the same: the fastest tenth of the pieces says what the row costs when they are quiet.
+//! them; its time is taken off the others (IPv6 keys take a little more to make, which is not). `limit` hashes each key as the
+//! table does and reads one prefetched cache line of an array as large as the table's index; the next row writes a prefetched
+//! line of an array of entries, too.
+//!
+//! Rows take turns in rounds, each after a warm-up of its own, so that a noisy machine is as noisy to all of them; a round is
+//! many short pieces, timed by the thread's own clock, which stands still while others have the CPU. What the neighbours do
+//! to the caches and the memory shows all the same: the fastest tenth of the pieces says what the row costs when they are
+//! quiet.
 //!
 //! Memory is on transparent huge pages: the tables ask for them, and the bench starts itself again with glibc's allocator
 //! asking for them (`glibc.malloc.hugetlb=1`) for the sake of hashbrown. The last line says how much of it was.
 
+use std::cell::RefCell;
 use std::env;
 use std::hint::black_box;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::rc::Rc;
 
 use ahash::RandomState;
 use dataplane::exact::{ExactTable, FlowHandle, FlowState};
@@ -114,13 +119,13 @@ fn rows(flows: u32) -> Vec<Row> {
 }
 
 /// Random flows, as keys.
-struct Keys {
+struct Keys<const V6: bool = false> {
     state: u64,
     flows: u64,
     first: u64,
 }
 
-impl Keys {
+impl<const V6: bool> Keys<V6> {
     fn new(flows: u32) -> Self {
         Self { state: 1, flows: u64::from(flows), first: 0 }
     }
@@ -134,7 +139,7 @@ impl Keys {
     #[inline(always)]
     fn burst<'a>(&mut self, room: &'a mut [FlowKey; BURST]) -> &'a [FlowKey; BURST] {
         for place in room.iter_mut() {
-            *place = key(self.flow());
+            *place = if V6 { key_v6(self.flow()) } else { key(self.flow()) };
         }
         black_box(room)
     }
@@ -155,9 +160,17 @@ fn key(flow: u64) -> FlowKey {
     }
 }
 
+/// The same flow of an IPv6 network.
+fn key_v6(flow: u64) -> FlowKey {
+    let mut key = key(flow);
+    let wide = |address: u64| std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(address)).into();
+    (key.five_tuple.source, key.five_tuple.destination) = (wide(flow >> 4), wide(flow & 15));
+    key
+}
+
 fn limits(flows: u32) -> Vec<Row> {
     let lines = flows as usize; // as the table has
-    let [mut keys, mut keys_1, mut keys_2] = [(); 3].map(|()| Keys::new(flows));
+    let [mut keys, mut keys_1, mut keys_2] = [(); 3].map(|()| Keys::<false>::new(flows));
     let mut room = [key(0); BURST];
     let (lines_1, lines_2, mut entries) = (touched(lines), touched(lines), touched(flows as usize));
     vec![
@@ -242,22 +255,27 @@ fn packed(key: &FlowKey) -> [u64; 3] {
     ]
 }
 
+fn filled(flows: u32, key: fn(u64) -> FlowKey) -> ExactTable {
+    let mut table = ExactTable::new(&Limits { flows, ..Limits::default() });
+    for flow in 0..u64::from(flows) {
+        table.add(key(flow), FlowState::Active(action(flow)), 1).expect("the table has room");
+    }
+    table
+}
+
 fn ours(flows: u32) -> Vec<Row> {
-    let fill = |table: &mut ExactTable| {
-        for flow in 0..u64::from(flows) {
-            table.add(key(flow), FlowState::Active(action(flow)), 1).expect("the table has room");
-        }
-    };
-    let table = std::rc::Rc::new(std::cell::RefCell::new(ExactTable::new(&Limits { flows, ..Limits::default() })));
-    fill(&mut table.borrow_mut());
-    let [for_find, for_one, for_miss, for_meet] = [(); 4].map(|()| std::rc::Rc::clone(&table));
-    let [mut keys, mut keys_one, mut keys_miss, mut keys_meet] = [(); 4].map(|()| Keys::new(flows));
+    let table = Rc::new(RefCell::new(filled(flows, key)));
+    let mut table_v6 = filled(flows, key_v6);
+    let [for_find, for_one, for_miss, for_meet] = [(); 4].map(|()| Rc::clone(&table));
+    let [mut keys, mut keys_one, mut keys_miss, mut keys_meet] = [(); 4].map(|()| Keys::<false>::new(flows));
+    let mut keys_v6 = Keys::<true>::new(flows);
     keys_miss.first = u64::from(flows);
     let mut room = [key(0); BURST];
     vec![
         row("ours: locate_burst", move |bursts| found_in(&for_find.borrow(), &mut keys, bursts)),
         row("ours: find_burst, met", move |bursts| met_in(&mut for_meet.borrow_mut(), &mut keys_meet, bursts)),
         row("ours: locate_burst, misses", move |bursts| found_in(&for_miss.borrow(), &mut keys_miss, bursts)),
+        row("ours: find_burst, met, IPv6", move |bursts| met_in(&mut table_v6, &mut keys_v6, bursts)),
         row("ours: find, one by one", move |bursts| {
             let table = for_one.borrow();
             let one = |key: &FlowKey| table.find(key).map_or(0, |flow| flow.position() as u64);
@@ -275,7 +293,7 @@ fn found_in(table: &ExactTable, keys: &mut Keys, bursts: usize) -> u64 {
     sum
 }
 
-fn met_in(table: &mut ExactTable, keys: &mut Keys, bursts: usize) -> u64 {
+fn met_in<const V6: bool>(table: &mut ExactTable, keys: &mut Keys<V6>, bursts: usize) -> u64 {
     let (mut room, mut found, mut sum) = ([key(0); BURST], [None; BURST], 0);
     for _ in 0..bursts {
         table.find_burst(keys.burst(&mut room), &mut found);
@@ -315,9 +333,9 @@ fn hashbrowns(flows: u32) -> Vec<Row> {
     let mut map = HashMap::<[u64; 3], u32, RandomState>::with_capacity_and_hasher(flows as usize, RandomState::new());
     let entries = vec![Entry { path: 1, ..Entry::default() }; flows as usize];
     map.extend((0..flows).map(|flow| (packed(&key(u64::from(flow))), flow)));
-    let map = std::rc::Rc::new(map);
-    let (for_meet, mut entries) = (std::rc::Rc::clone(&map), entries);
-    let (mut keys, mut keys_meet) = (Keys::new(flows), Keys::new(flows));
+    let map = Rc::new(map);
+    let (for_meet, mut entries) = (Rc::clone(&map), entries);
+    let (mut keys, mut keys_meet) = (Keys::<false>::new(flows), Keys::<false>::new(flows));
     let mut room = [key(0); BURST];
     vec![
         row("hashbrown, packed keys, ahash", move |bursts| {
