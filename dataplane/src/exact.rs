@@ -1,6 +1,7 @@
 //! ExactTable: one entry per flow, at the head of a subchain.
 //!
-//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). The entry of a new flow is *pending*
+//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). Its keys have the vport's own network; the
+//! path's is in the rule. The entry of a new flow is *pending*
 //! while the controller is asked; its packets are parked in order and leave when the rule comes.
 //!
 //! An established packet costs two cache lines. The index ([`lines`]) finds the flow by one, in which the whole key
@@ -37,6 +38,8 @@ use crate::parking::ParkedFlow;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// How long a flow that no chain selects is dropped without asking the controller again.
 const REJECTED_NS: u64 = NANOS_PER_SECOND;
+/// What a sixteenth short of a flow's idle time is.
+const NEARLY: u64 = 16;
 
 /// A flow that was in the table when the handle was made. Two handles are equal if they name the same position; whether the
 /// flow is still there, [`ExactTable::get_mut`] says.
@@ -236,6 +239,20 @@ impl ExactTable {
         Some(entry.end(&mut self.actions))
     }
 
+    /// True if a flow's time is up, though no sweep has come by to take it out; never for a pending one.
+    pub fn is_over(&self, handle: FlowHandle, now_ns: u64) -> bool {
+        self.get(handle).is_some_and(|entry| idle_ns(&entry, now_ns) > self.idle.of(&entry))
+    }
+
+    /// True if a rule's flow goes on: its connection is not over, and it is not idle for nearly its time, which the lcore of its
+    /// other end, that counts from another packet, may hold to be up.
+    pub fn is_live(&self, handle: FlowHandle, now_ns: u64) -> bool {
+        self.get(handle).is_some_and(|entry| {
+            let limit_ns = self.idle.of(&entry);
+            entry.is_active() && !entry.is_closing() && idle_ns(&entry, now_ns) <= limit_ns - limit_ns / NEARLY
+        })
+    }
+
     /// Looks at up to `budget` slab positions and returns the first flow found whose time is up; the next call goes on behind
     /// it. A pending flow has its own deadline and is not returned.
     pub fn sweep(&mut self, now_ns: u64, budget: &mut usize) -> Option<FlowHandle> {
@@ -243,7 +260,7 @@ impl ExactTable {
             *budget -= 1;
             self.sweep_at = if self.sweep_at + 1 < self.used { self.sweep_at + 1 } else { 0 };
             let entry = &self.entries[self.sweep_at];
-            if entry.is_in_use() && now_ns.saturating_sub(entry.last_ns) > self.idle.of(entry) {
+            if entry.is_in_use() && idle_ns(entry, now_ns) > self.idle.of(entry) {
                 return Some(self.handle(self.sweep_at as u32));
             }
         }
@@ -281,6 +298,10 @@ impl PartialEq for FlowHandle {
 }
 
 impl Eq for FlowHandle {}
+
+const fn idle_ns(entry: &FlowEntry, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(entry.last_ns)
+}
 
 impl IdleTimes {
     fn of(&self, entry: &FlowEntry) -> u64 {

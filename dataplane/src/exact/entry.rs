@@ -17,7 +17,7 @@ use crate::parking::ParkedFlow;
 
 pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
+pub(super) const RST: u8 = 0x04;
 /// Both sides have closed.
 const CLOSED: u8 = Side::Own as u8 | Side::Opposite as u8;
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use shm::rules::ExactAction;
 
-use super::entry::{FIN, SYN};
+use super::entry::{FIN, RST, SYN};
 use super::key::Seed;
 use super::*;
 
@@ -61,6 +61,25 @@ fn a_half_closed_connection_lives_on_until_the_other_side_closes_too() {
     assert_eq!(table.sweep(36 * NANOS_PER_SECOND, &mut 10), Some(flow));
     table.get_mut(flow).unwrap().refresh(Side::Own, SYN, 36 * NANOS_PER_SECOND);
     assert_eq!(table.sweep(60 * NANOS_PER_SECOND, &mut 10), None, "a new connection between the same ports");
+}
+
+#[test]
+fn a_flow_is_live_until_nearly_its_time_and_over_behind_it() {
+    let mut table = ExactTable::new(&Limits { flows: 3, udp_idle_s: 16, tcp_idle_s: 16, ..Limits::default() });
+    let at = |seconds: u64| seconds * NANOS_PER_SECOND;
+    let flow = table.add(key(1), FlowState::Active(action()), 0).unwrap();
+    assert!(table.is_live(flow, at(15)) && !table.is_over(flow, at(15)));
+    assert!(
+        !table.is_live(flow, at(16)) && !table.is_over(flow, at(16)),
+        "too late for the one, too early for the other"
+    );
+    assert!(!table.is_live(flow, at(17)) && table.is_over(flow, at(17)));
+    table.get_mut(flow).unwrap().refresh(Side::Own, RST, at(17));
+    assert!(!table.is_live(flow, at(17)), "the connection is over");
+    let pending = table.add(key(2), FlowState::Pending, 0).unwrap();
+    assert!(!table.is_live(pending, 0) && !table.is_over(pending, u64::MAX));
+    table.remove(flow);
+    assert!(!table.is_live(flow, at(17)) && !table.is_over(flow, u64::MAX), "a handle dies with its flow");
 }
 
 fn action() -> ExactAction {
