@@ -1,17 +1,17 @@
 //! ExactTable: one entry per flow, at the head of a subchain.
 //!
-//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). Its keys have the vport's own network; the
-//! path's is in the rule. The entry of a new flow is *pending*
-//! while the controller is asked; its packets are parked in order and leave when the rule comes.
+//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). Its keys have the vport's own network;
+//! the path's is in the rule. The entry of a new flow is *pending* while the controller is asked; its packets are parked in
+//! order and leave when the rule comes.
 //!
-//! An established packet costs two cache lines. The index ([`lines`]) finds the flow by one, in which the whole key
-//! ([`key`]) is compared; the entry ([`entry`]) is the other; its action is one of few ([`actions`]). For a burst,
+//! An established packet costs two cache lines. The index (`exact/lines.rs`) finds the flow by one, in which the whole key
+//! (`key.rs`) is compared; the entry (`entry.rs`) is the other; its action is one of few (`actions.rs`). For a burst,
 //! [`ExactTable::find_burst`] has all of its lines on their way at the same time.
 //!
-//! The capacity is fixed at launch, so there is never a pause to grow, and any set of keys fits up to it. Memory: 132 bytes per flow
-//! for IPv4 (64 of entry, 64 of index, 4 in the list of free entries), 164 for IPv6 (32 more of addresses). Entries are taken from
-//! the front and used again, so the memory in use follows the most flows that there ever were; the index is used all
-//! over from the first flows on. Pages are huge where the kernel has them ([`dpdk::HugeArray`]).
+//! The capacity is fixed at launch, so there is never a pause to grow, and any set of keys fits up to it. Memory: 132 bytes
+//! per flow for IPv4 (64 of entry, 64 of index, 4 in the list of free entries), 164 for IPv6 (32 more of addresses). Entries
+//! are taken from the front and used again, so the memory in use follows the most flows that there ever were; the index is
+//! used all over from the first flows on. Pages are huge where the kernel has them ([`dpdk::HugeArray`]).
 //!
 //! Invariants: an entry is in the index exactly while it is not vacant. A handle says when it was made, as a count of flows so
 //! far; an entry whose flow came later is not the one that was meant.

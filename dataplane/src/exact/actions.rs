@@ -3,8 +3,8 @@
 //! On the packet's path: the head reads the action of the flow's entry here. There are about as many as heads of paths, so they
 //! stay in the nearest cache, and an entry names its own in 4 bytes.
 //!
-//! Invariants: an action is here exactly while a flow follows it; there is room for one per flow and one more, so taking one in never
-//! fails and allocates nothing.
+//! Invariants: an action is here exactly while a flow follows it; there is room for one per flow and one more, so taking one in
+//! never fails and allocates nothing.
 
 use ahash::RandomState;
 use hashbrown::HashTable;

@@ -11,9 +11,9 @@
 //!        48..54   tags                                63       bits 0..3 the slot's key is IPv6; 3..8 strays
 //! ```
 //!
-//! The tag is the rest of the key under a mask that is a hash of its addresses and ports. It differs from key to key, so the three
-//! tags, compared at once, say which slot to compare in full; and since equal keys have equal masks, comparing it compares the
-//! rest.
+//! The tag is the rest of the key under a mask that is a hash of its addresses and ports. It differs from key to key, so the
+//! three tags, compared at once, say which slot to compare in full; and since equal keys have equal masks, comparing it
+//! compares the rest.
 //!
 //! A key whose home is full lives in its other line and is a *stray* of its home, which counts its strays: where there is none,
 //! a key that is not at home is nowhere, so a miss reads one line, too. If both lines are full, keys move to their other lines
@@ -23,7 +23,7 @@
 //! secret.
 //!
 //! Invariants: a key is in exactly one place: its home, its other line, or the stash. A line's strays are counted exactly up to
-//! [`STRAYS_MAX`], from where on the count stays, which costs misses a second line and nothing else.
+//! 31, from where on the count stays, which costs misses a second line and nothing else.
 
 use arrayvec::ArrayVec;
 use dpdk::HugeArray;
@@ -326,7 +326,7 @@ impl Line {
         None
     }
 
-    /// The slots with this tag: each one's 16 bits are 0x8000 if it has it, else 0. What a free slot has is left over from before.
+    /// The slots with this tag: each one's 16 bits are 0x8000 if it has it, else 0. A free slot has one left over.
     #[inline(always)]
     fn equal_tags(&self, tag: u16) -> u64 {
         const EACH: u64 = 0x0001_0001_0001;
