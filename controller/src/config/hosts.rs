@@ -247,7 +247,7 @@ pub(super) fn is_unicast(address: IpAddr) -> bool {
 
 fn limits(problems: &mut Problems, value: &Value<'_>) -> Limits {
     const RANGES: [(&str, i64, i64, &str); 11] = [
-        ("flows", 64, 16_777_216, "exact rules per lcore"),
+        ("flows", 64, 16_777_215, "exact rules per lcore"),
         ("tag_rules", 16, 65_536, "tag rules per lcore"),
         ("parked", 1, 1_048_576, "packets parked per lcore"),
         ("parked_per_flow", 1, 4_096, "packets parked per flow"),
