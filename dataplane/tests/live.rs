@@ -98,6 +98,7 @@ fn instances_and_endpoints_come_and_go_without_a_stop() {
     two_that_end_together_lose_nothing_uncounted(&mut rig);
     an_instance_may_become_a_mangler_and_stop_being_one(&mut rig);
     an_endpoint_comes_and_goes(&mut rig);
+    a_vport_brings_no_neighbours_to_the_next_endpoint(&mut rig);
     an_endpoint_speaks_for_other_addresses(&mut rig);
     a_refused_document_changes_nothing(&mut rig);
     parked_packets_of_an_ending_mangler_are_accounted_for(&mut rig);
@@ -278,6 +279,47 @@ fn an_endpoint_comes_and_goes(rig: &mut Rig) {
             _ => {}
         }
     }
+    rig.assert_conservation();
+}
+
+/// Breaks if what waits for a neighbour of one tenant leaves by the link of another, or by what the first one's link was told.
+fn a_vport_brings_no_neighbours_to_the_next_endpoint(rig: &mut Rig) {
+    const ABSENT: u8 = 99;
+    let without = rig.document();
+    let with_endpoint = |name: &str, vlan| {
+        let mut document = without.clone();
+        let mut endpoint = document.endpoints[1].clone();
+        (endpoint.vport, endpoint.name) = (VLAN, name.to_owned());
+        endpoint.attachment = Attachment::Port { port: "right".to_owned(), vlan: Some(vlan) };
+        document.endpoints.push(endpoint);
+        document
+    };
+    let absent = |port| std::net::SocketAddr::new([10, 2, 0, ABSENT].into(), port);
+    let frame = build::udp(client(1_007), absent(80), b"secret");
+    let key = FlowKey { vport: CLIENTS, vni: vni(), five_tuple: headers::parse(&frame).unwrap().five_tuple };
+    rig.reconfigure(with_endpoint("acme/first", 8)).unwrap();
+    rig.update(IO, &[rig::head(key, (vni(), 9), VLAN, Delivery::None, 9)]);
+    rig.from_client(&frame);
+    rig.poll();
+    let asked = |frame: &Vec<u8>| matches!(neighbor::parse(frame), Some(NeighborMessage::Request { .. }));
+    let untagged = |mut frame: Vec<u8>| {
+        packet::ethernet::strip_tag(&mut frame);
+        frame.split_off(packet::ethernet::TAG_LEN)
+    };
+    assert!(rig.to_server().into_iter().map(untagged).all(|frame| asked(&frame)), "it waits for its neighbour");
+    let before = rig.drops(DropReason::NoSuchVport);
+    rig.reconfigure(without.clone()).unwrap();
+    assert_eq!(rig.drops(DropReason::NoSuchVport) - before, 1, "its link is no more");
+    rig.reconfigure(with_endpoint("acme/second", 9)).unwrap();
+    let mut hello = vec![0; neighbor::MAX_LEN];
+    let (asker, gateway) = (absent(0).ip(), "10.2.0.1".parse().unwrap());
+    let length = neighbor::write_request(&mut hello, rig::SERVER_MAC, asker, gateway, None).unwrap();
+    hello.truncate(length);
+    rig.feed_raw(&rig.server, &build::with_vlan(&hello, 9));
+    rig.poll();
+    let out: Vec<_> = rig.to_server().into_iter().map(untagged).collect();
+    assert!(out.iter().all(|frame| neighbor::parse(frame).is_some()), "a packet for the one reaches the other");
+    rig.reconfigure(without).unwrap();
     rig.assert_conservation();
 }
 
