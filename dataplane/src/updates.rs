@@ -280,8 +280,8 @@ fn names_known_vports(update: &Update, topology: &Topology) -> bool {
 }
 
 impl Forwarder {
-    /// Takes a new topology and a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns true if it
-    /// did anything.
+    /// Takes a new topology and a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns
+    /// true if it did anything.
     pub fn serve_controller(&mut self) -> bool {
         if let Some(topology) = self.controller.mailbox.take_topology() {
             self.take(topology);
