@@ -246,7 +246,7 @@ impl Dataplane {
     }
 
     fn lost(&mut self, lcore: usize, error: &LcoreError) {
-        self.roster.hello.warnings.push(format!("lcore {lcore} can't be used any more: {error}"));
+        self.roster.lose(format!("lcore {lcore} can't be used any more: {error}"));
         self.panicked.push(error.to_string());
     }
 

@@ -102,6 +102,7 @@ fn instances_and_endpoints_come_and_go_without_a_stop() {
     an_endpoint_speaks_for_other_addresses(&mut rig);
     a_refused_document_changes_nothing(&mut rig);
     parked_packets_of_an_ending_mangler_are_accounted_for(&mut rig);
+    a_lost_lcore_is_warned_of_under_every_document(&mut rig);
     rig.finish();
 }
 
@@ -393,4 +394,14 @@ fn parked_packets_of_an_ending_mangler_are_accounted_for(rig: &mut Rig) {
     rig.reconfigure(with(rig.document(), MANGLER_LCORE, spare())).unwrap();
     assert_eq!(rig.drops(DropReason::Shutdown) - before, 10);
     rig.assert_conservation();
+}
+
+fn a_lost_lcore_is_warned_of_under_every_document(rig: &mut Rig) {
+    const LOST: &str = "lcore 4 can't be used any more: it panicked";
+    rig.assembly.roster.lose(LOST.to_owned());
+    for instance in [firewall(), spare()] {
+        assert!(rig.assembly.roster.hello.warnings.iter().any(|warning| warning == LOST));
+        rig.reconfigure(with(rig.document(), SLOT, instance)).unwrap();
+    }
+    assert_eq!(rig.assembly.roster.hello.warnings.iter().filter(|warning| *warning == LOST).count(), 1);
 }
