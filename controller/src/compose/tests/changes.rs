@@ -289,6 +289,17 @@ fn a_chain_can_go_while_its_host_and_its_tenant_go_too() {
     assert!(compose(&config, &gone.state, None).unwrap() == gone);
 }
 
+/// What a foreign VTEP's own link carries is not known here.
+#[test]
+fn nobody_is_advised_on_the_underlay_of_a_chain_between_foreign_vteps() {
+    let text = PARTING
+        .replace("    ports: {a:", "    underlay: {device: net_null9, address: 192.0.2.1/24}\n    ports: {a:")
+        .replace("clients: {host: h, port: a,", "clients: {host: h, vtep: 192.0.2.8,")
+        .replace("servers: {host: h, port: b,", "servers: {host: h, vtep: 192.0.2.9,");
+    let (_, made) = composed(&text);
+    assert!(!made.warnings.iter().any(|warning| warning.to_string().contains("of 65535 bytes")), "{:?}", made.warnings);
+}
+
 /// Breaks if two endpoints are in one place, where the dataplane can't tell their packets apart.
 #[test]
 fn an_endpoint_waits_for_its_place_until_the_old_ones_flows_have_ended() {
