@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use packet::{DropReason, VportId};
 use shm::capture::{CaptureHeader, CaptureProducer, CaptureSide};
-use shm::counters::{CountersWriter, MAX_VPORTS};
+use shm::counters::{CountersWriter, MAX_VPORTS, VportCounters};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -82,6 +82,16 @@ impl Account {
         }
         if self.active > 0 {
             self.copy(vport, CaptureSide::Out, frame);
+        }
+    }
+
+    /// A vport is nobody's any more: whoever gets it next is not captured for who had it, and is counted from zero.
+    pub fn release(&mut self, vport: VportId) {
+        self.capture(vport, None);
+        if let Some(VportCounters { in_packets, in_bytes, out_packets, out_bytes }) =
+            self.counters.vports.get(usize::from(vport.0))
+        {
+            [in_packets, in_bytes, out_packets, out_bytes].into_iter().for_each(|counter| counter.set(0));
         }
     }
 

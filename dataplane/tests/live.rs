@@ -99,6 +99,7 @@ fn instances_and_endpoints_come_and_go_without_a_stop() {
     an_instance_may_become_a_mangler_and_stop_being_one(&mut rig);
     an_endpoint_comes_and_goes(&mut rig);
     a_vport_brings_no_neighbours_to_the_next_endpoint(&mut rig);
+    a_vport_brings_no_counts_and_captures_to_the_next_owner(&mut rig);
     an_endpoint_speaks_for_other_addresses(&mut rig);
     a_refused_document_changes_nothing(&mut rig);
     parked_packets_of_an_ending_mangler_are_accounted_for(&mut rig);
@@ -321,6 +322,41 @@ fn a_vport_brings_no_neighbours_to_the_next_endpoint(rig: &mut Rig) {
     let out: Vec<_> = rig.to_server().into_iter().map(untagged).collect();
     assert!(out.iter().all(|frame| neighbor::parse(frame).is_some()), "a packet for the one reaches the other");
     rig.reconfigure(without).unwrap();
+    rig.assert_conservation();
+}
+
+fn a_vport_brings_no_counts_and_captures_to_the_next_owner(rig: &mut Rig) {
+    let without = rig.document();
+    let mut with_endpoint = without.clone();
+    let mut endpoint = without.endpoints[0].clone();
+    (endpoint.vport, endpoint.name) = (VLAN, "acme/tagged".to_owned());
+    endpoint.attachment = Attachment::Port { port: "left".to_owned(), vlan: Some(7) };
+    with_endpoint.endpoints.push(endpoint);
+    let frame = build::with_vlan(&build::with_addresses(request(1_008), rig.mac(0), CLIENT_MAC), 7);
+    let captured = |rig: &mut Rig| std::iter::from_fn(|| rig.links[IO].captures.pop().unwrap()).count();
+    for (copies, round) in [(1, "asked for"), (0, "another's")] {
+        rig.reconfigure(with_endpoint.clone()).unwrap();
+        if copies == 1 {
+            rig.update(IO, &[Update::StartCapture { vport: VLAN, snap: 64 }]);
+            rig.poll();
+        }
+        rig.feed_raw(&rig.client, &frame);
+        rig.poll();
+        assert_eq!(captured(rig), copies, "{round}");
+        assert_eq!(snapshot(rig, IO).vports[&VLAN.0].out_packets, 1, "{round}");
+        rig.reconfigure(without.clone()).unwrap();
+        assert!(!snapshot(rig, IO).vports.contains_key(&VLAN.0), "nobody's");
+        rig.wait_ms(600); // the parked packet ends
+    }
+    for _ in 0..2 {
+        rig.reconfigure(with(rig.document(), SLOT, firewall())).unwrap();
+        steer(rig, &request(1_009), FIREWALL, SLOT);
+        rig.from_client(&request(1_009));
+        rig.poll();
+        assert_eq!(snapshot(rig, SLOT).vports[&FIREWALL.0].out_packets, 1);
+        rig.reconfigure(with(rig.document(), SLOT, spare())).unwrap();
+    }
+    rig.to_server();
     rig.assert_conservation();
 }
 
