@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use packet::{DropReason, VportId};
 use shm::capture::{CaptureHeader, CaptureProducer, CaptureSide};
-use shm::counters::{CountersWriter, MAX_VPORTS, VportCounters};
+use shm::counters::{CountersWriter, MAX_VPORTS, SHARED_TAG_COUNTER, VportCounters};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -60,6 +60,14 @@ impl Account {
         if let Some(rule) = self.counters.tags.get(usize::from(counter)) {
             rule.packets.add(1);
             rule.bytes.add(bytes as u64);
+        }
+    }
+
+    /// A tag rule is gone: whichever gets its place next is counted from zero.
+    pub fn release_rule(&mut self, counter: u16) {
+        if let Some(rule) = self.counters.tags.get(usize::from(counter)).filter(|_| counter != SHARED_TAG_COUNTER) {
+            rule.packets.set(0);
+            rule.bytes.set(0);
         }
     }
 

@@ -90,7 +90,7 @@ impl Mailbox {
 pub struct Slot {
     /// What the other lcores put in comes out here.
     pub ring: RingConsumer,
-    /// The block of counters, which go on, but for those of the vport.
+    /// The block of counters, which go on, but for those of the vport and its rules.
     pub counters: CountersWriter,
 }
 
@@ -319,6 +319,7 @@ impl Forwarder {
     /// mailbox, for the next one.
     pub fn vacate(mut self, ring: RingConsumer, vport: VportId) -> Slot {
         self.account.release(vport);
+        self.tags.iter().for_each(|rule| self.account.release_rule(rule.action.counter));
         let (counters, captures) = self.account.into_parts();
         for gauge in [&counters.flows, &counters.tag_rules, &counters.parked, &counters.held, &counters.epoch] {
             gauge.set(0);
@@ -404,7 +405,11 @@ impl Forwarder {
                 let inserted = self.tags.insert(rule);
                 debug_assert!(inserted, "room was checked for the whole batch");
             }
-            Update::RemoveTag(key) => self.tags.remove(&key),
+            Update::RemoveTag(key) => {
+                if let Some(action) = self.tags.remove(&key) {
+                    self.account.release_rule(action.counter);
+                }
+            }
             Update::Commit(_) | Update::ReadBack(_) | Update::StartCapture { .. } | Update::StopCapture(_) => {}
         }
     }

@@ -348,12 +348,19 @@ fn a_vport_brings_no_counts_and_captures_to_the_next_owner(rig: &mut Rig) {
         assert!(!snapshot(rig, IO).vports.contains_key(&VLAN.0), "nobody's");
         rig.wait_ms(600); // the parked packet ends
     }
-    for _ in 0..2 {
+    for round in 0..2 {
         rig.reconfigure(with(rig.document(), SLOT, firewall())).unwrap();
         steer(rig, &request(1_009), FIREWALL, SLOT);
         rig.from_client(&request(1_009));
         rig.poll();
         assert_eq!(snapshot(rig, SLOT).vports[&FIREWALL.0].out_packets, 1);
+        assert_eq!(snapshot(rig, SLOT).tags[&9].packets, 1, "the rule's own, and nobody's before it");
+        if round == 1 {
+            let key = TagKey { prior: FIREWALL, segment: FIREWALL, vni: vni(), tag: tag(9) };
+            rig.update(SLOT, &[Update::RemoveTag(key)]);
+            rig.poll();
+            assert!(!snapshot(rig, SLOT).tags.contains_key(&9), "the rule is gone");
+        }
         rig.reconfigure(with(rig.document(), SLOT, spare())).unwrap();
     }
     rig.to_server();
