@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use packet::{DropReason, VportId};
 use shm::capture::{CaptureHeader, CaptureProducer, CaptureSide};
-use shm::counters::{CountersWriter, MAX_VPORTS};
+use shm::counters::{CountersWriter, MAX_VPORTS, SHARED_TAG_COUNTER, VportCounters};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -63,6 +63,14 @@ impl Account {
         }
     }
 
+    /// A tag rule is gone: whichever gets its place next is counted from zero.
+    pub fn release_rule(&mut self, counter: u16) {
+        if let Some(rule) = self.counters.tags.get(usize::from(counter)).filter(|_| counter != SHARED_TAG_COUNTER) {
+            rule.packets.set(0);
+            rule.bytes.set(0);
+        }
+    }
+
     /// A packet goes into the element at `vport`.
     pub fn enter(&mut self, vport: VportId, frame: &[u8]) {
         if let Some(counters) = self.counters.vports.get(usize::from(vport.0)) {
@@ -82,6 +90,16 @@ impl Account {
         }
         if self.active > 0 {
             self.copy(vport, CaptureSide::Out, frame);
+        }
+    }
+
+    /// A vport is nobody's any more: whoever gets it next is not captured for who had it, and is counted from zero.
+    pub fn release(&mut self, vport: VportId) {
+        self.capture(vport, None);
+        if let Some(VportCounters { in_packets, in_bytes, out_packets, out_bytes }) =
+            self.counters.vports.get(usize::from(vport.0))
+        {
+            [in_packets, in_bytes, out_packets, out_bytes].into_iter().for_each(|counter| counter.set(0));
         }
     }
 

@@ -8,6 +8,10 @@
 //! No violation is a flow that is new to both: a TCP SYN without ACK, and whatever comes once the old rule's time is up or its
 //! connection is over. An ICMP error does not count, it only speaks about a flow.
 //!
+//! A flow lives as long as packets of either direction meet its rule. Where only the answers go on, and are lost before they reach
+//! the head, the head forgets the flow and the end does not. A path that the client's next packet then gets, if it is another, is a
+//! violation: the functions before the loss have seen the flow all the while, and now others see it.
+//!
 //! Nothing is decided here: a rule that was learned follows the packet, one that the controller said stays.
 
 use packet::PathId;

@@ -264,15 +264,16 @@ fn role(role: &RoleLaunch) -> &str {
     }
 }
 
-fn owners(launch: &Launch) -> BTreeMap<VportId, &str> {
-    let endpoints = launch.endpoints.iter().map(|endpoint| (endpoint.vport, endpoint.name.as_str()));
-    endpoints.chain(instances(launch).map(|(_, nf)| (nf.vport, nf.instance.as_str()))).collect()
+/// Who has each vport. An endpoint and an instance may have one name.
+fn owners(launch: &Launch) -> BTreeMap<VportId, String> {
+    let endpoints = launch.endpoints.iter().map(|endpoint| (endpoint.vport, format!("endpoint {}", endpoint.name)));
+    endpoints.chain(instances(launch).map(|(_, nf)| (nf.vport, format!("instance {}", nf.instance)))).collect()
 }
 
 fn check_vports(running: &Launch, wanted: &Launch) -> Result<(), ReconfigureError> {
     let before = owners(running);
     for (vport, wanted) in owners(wanted) {
-        if let Some(running) = before.get(&vport).filter(|running| **running != wanted) {
+        if let Some(running) = before.get(&vport).filter(|&running| *running != wanted) {
             return Err(ReconfigureError::Vport(differs(format!("the owner of vport {vport}"), running, wanted)));
         }
     }
@@ -440,6 +441,14 @@ mod tests {
                 |w| start(w, 2, 5, nf(2, "acme/edge/2")),
                 "Vport",
                 ["the owner of vport 2", "acme/servers", "acme/edge/2"],
+            ),
+            (
+                |w| {
+                    w.endpoints.pop();
+                    start(w, 2, 5, nf(2, "acme/servers"));
+                },
+                "Vport",
+                ["the owner of vport 2", "endpoint acme/servers", "instance acme/servers"],
             ),
             (
                 |w| {

@@ -5,15 +5,16 @@
 //!
 //! One reconfiguration at a time. While it is under way the thread looks every millisecond how far it is, and hears signals and
 //! the controller as ever; one more document may wait, a third is refused. A reconfiguration goes on to its end when its
-//! controller dies; the next one's Hello says what came of it.
+//! controller dies; the next one's Hello says what came of it: who comes while instances are being made, when that is still open,
+//! waits at the door, though not for long.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use shm::attach::{AttachError, ControlStream, Listener, Received};
+use shm::attach::{AttachError, ControlStream, Listener, Newcomer, Received};
 use shm::hello::{Control, Hello};
 use shm::launch::Launch;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -28,6 +29,9 @@ const SIGNALS: Token = Token(1);
 const CONTROLLER: Token = Token(2);
 /// How often a reconfiguration that is under way is looked at.
 const STEP: Duration = Duration::from_millis(1);
+/// How long a newcomer waits for instances that are being made. One that is never done must not keep all controllers out; a
+/// controller waits twice as long for its greeting.
+const MAKING_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the dataplane is to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +68,9 @@ pub fn serve(dataplane: &mut Dataplane, mut listener: Listener, signals: &mut Si
             return Ok(ended);
         }
         visitor.reconfigure(dataplane);
-        admit(dataplane, &mut listener, &mut visitor, &poll)?;
+        if let Some(ended) = admit(dataplane, &mut listener, &mut visitor, &poll)? {
+            return Ok(ended);
+        }
     }
 }
 
@@ -72,11 +78,14 @@ pub fn serve(dataplane: &mut Dataplane, mut listener: Listener, signals: &mut Si
 #[derive(Default)]
 struct Visitor {
     stream: Option<ControlStream>,
+    /// Who is at the door.
+    newcomer: Option<Newcomer>,
     asked: Option<Asked>,
 }
 
 /// A reconfiguration that is under way.
 struct Asked {
+    since: Instant,
     /// False once who asked is gone: then nobody is told how it went.
     waits: bool,
     /// What a controller has asked for meanwhile.
@@ -120,7 +129,7 @@ impl Visitor {
         match &mut self.asked {
             Some(Asked { next: next @ None, .. }) => *next = Some(launch),
             _ => match dataplane.begin(*launch) {
-                Ok(()) => self.asked = Some(Asked { waits: true, next: None }),
+                Ok(()) => self.asked = Some(Asked { since: Instant::now(), waits: true, next: None }),
                 Err(error) => self.refuse(&error),
             },
         }
@@ -147,6 +156,11 @@ impl Visitor {
         }
     }
 
+    /// True while it is open which document a newcomer's Hello should tell.
+    fn keeps_newcomers_waiting(&self, dataplane: &Dataplane) -> bool {
+        self.asked.as_ref().is_some_and(|asked| dataplane.is_making() && asked.since.elapsed() < MAKING_LIMIT)
+    }
+
     fn refuse(&mut self, error: &ReconfigureError) {
         warn!("not reconfigured: {error}");
         self.tell(&Control::NotReconfigured { reason: error.to_string() });
@@ -161,36 +175,56 @@ impl Visitor {
     }
 }
 
-/// Lets controllers in that wait at the door, one at a time.
-fn admit(dataplane: &mut Dataplane, listener: &mut Listener, visitor: &mut Visitor, poll: &Poll) -> io::Result<()> {
+/// Lets controllers in that wait at the door, one at a time, after the last words of the one before.
+fn admit(
+    dataplane: &mut Dataplane,
+    listener: &mut Listener,
+    visitor: &mut Visitor,
+    poll: &Poll,
+) -> io::Result<Option<Ended>> {
     loop {
-        match listener.accept() {
-            Ok(None) => return Ok(()),
-            Ok(Some(newcomer)) => {
-                let pid = newcomer.pid();
-                match attach(dataplane, newcomer) {
-                    Ok(stream) => {
-                        visitor.leave();
-                        let fd = stream.as_fd().as_raw_fd();
-                        let interest = Interest::READABLE | Interest::WRITABLE; // what it has not taken yet goes when it can
-                        poll.registry().register(&mut SourceFd(&fd), CONTROLLER, interest)?;
-                        visitor.stream = Some(stream);
-                        info!("controller {pid} attached");
+        if visitor.newcomer.is_none() {
+            match listener.accept() {
+                Ok(None) => return Ok(None),
+                Ok(Some(newcomer)) => visitor.newcomer = Some(newcomer),
+                Err(error) => {
+                    warn!("{error}");
+                    if matches!(error, AttachError::Kernel { .. }) {
+                        return Ok(None);
                     }
-                    Err(error) => warn!("controller {pid} could not attach: {error}"),
+                    continue;
                 }
             }
-            Err(error) => {
-                warn!("{error}");
-                if matches!(error, AttachError::Kernel { .. }) {
-                    return Ok(());
-                }
+            if let Some(ended) = visitor.listen(dataplane) {
+                return Ok(Some(ended));
             }
+        }
+        if visitor.keeps_newcomers_waiting(dataplane) {
+            return Ok(None);
+        }
+        if let Some(newcomer) = visitor.newcomer.take() {
+            greet(dataplane, newcomer, visitor, poll)?;
         }
     }
 }
 
-fn attach(dataplane: &mut Dataplane, newcomer: shm::attach::Newcomer) -> Result<ControlStream, AttachError> {
+fn greet(dataplane: &mut Dataplane, newcomer: Newcomer, visitor: &mut Visitor, poll: &Poll) -> io::Result<()> {
+    let pid = newcomer.pid();
+    match attach(dataplane, newcomer) {
+        Ok(stream) => {
+            visitor.leave();
+            let fd = stream.as_fd().as_raw_fd();
+            let interest = Interest::READABLE | Interest::WRITABLE; // what it has not taken yet goes when it can
+            poll.registry().register(&mut SourceFd(&fd), CONTROLLER, interest)?;
+            visitor.stream = Some(stream);
+            info!("controller {pid} attached");
+        }
+        Err(error) => warn!("controller {pid} could not attach: {error}"),
+    }
+    Ok(())
+}
+
+fn attach(dataplane: &mut Dataplane, newcomer: Newcomer) -> Result<ControlStream, AttachError> {
     let (fds, links, memory) = dataplane.link()?;
     let stream = newcomer.greet(dataplane.hello(), &fds, dataplane.counters())?;
     dataplane.attach(links, memory);

@@ -54,11 +54,11 @@ impl IoLcore {
         };
         let dscp = mbuf.meta().dscp;
         headers::set_dscp(mbuf.data_mut(), &mut found, dscp);
-        self.forwarder.account.enter(vport, mbuf.data());
         let Some(endpoint) = self.forwarder.topology.endpoint(vport) else {
             return self.forwarder.end(mbuf, DropReason::NoSuchVport);
         };
         let hop = next_hop(endpoint, found.five_tuple.destination);
+        self.forwarder.account.enter(vport, mbuf.data());
         self.to_neighbor((vport, hop), mbuf);
     }
 

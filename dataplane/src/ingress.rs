@@ -95,7 +95,7 @@ impl IoLcore {
             Some(Err(reason)) if for_us => return self.forwarder.end(mbuf, reason),
             _ => return self.forwarder.end(mbuf, DropReason::NotForUs),
         };
-        let behind = self.forwarder.topology.endpoint_behind(decap.source, decap.vni).map(|endpoint| endpoint.vport);
+        let behind = self.forwarder.topology.endpoint_behind(decap.source, decap.vni);
         if behind.is_none() && !self.forwarder.topology.has_peer(decap.source) {
             return self.forwarder.end(mbuf, DropReason::UnknownVtep);
         }

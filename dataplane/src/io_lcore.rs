@@ -4,10 +4,11 @@
 //! [`ingress`](crate::ingress), what happens to one that goes out in [`egress`](crate::egress).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use dpdk::Port;
 use ipnet::IpNet;
-use packet::{DropReason, MacAddr};
+use packet::{DropReason, MacAddr, VportId};
 use shm::launch::Encapsulation;
 
 use crate::forwarder::Forwarder;
@@ -34,6 +35,8 @@ pub struct IoLcore {
     ring: RingConsumer,
     burst: Burst,
     ticks: Ticks,
+    /// The version of the topology whose links `neighbors` are on.
+    links_version: u64,
 }
 
 /// A port as its lcore has it.
@@ -76,7 +79,8 @@ impl IoLcore {
     /// An I/O lcore with these ports.
     pub fn new(forwarder: Forwarder, ports: Vec<IoPort>, tunnel: Option<TunnelPort>, ring: RingConsumer) -> Self {
         let (neighbors, burst, ticks) = (Neighbors::default(), Burst::default(), Ticks::default());
-        Self { forwarder, ports, tunnel, neighbors, ring, burst, ticks }
+        let links_version = forwarder.topology.version();
+        Self { forwarder, ports, tunnel, neighbors, ring, burst, ticks, links_version }
     }
 
     fn receive(&mut self) -> bool {
@@ -154,6 +158,16 @@ impl IoLcore {
         forwarder.outlets.flush(|lost| account.count_drop(DropReason::RingFull, lost));
     }
 
+    /// After a reconfiguration: who is on a link that is no more is nobody's neighbour, nor the neighbour of whoever gets the
+    /// link's vport next.
+    fn leave_links(&mut self) {
+        let Self { neighbors, forwarder, links_version, .. } = self;
+        *links_version = forwarder.topology.version();
+        let topology = Arc::clone(&forwarder.topology);
+        let is_there = |link| link == VportId::TUNNEL || topology.endpoint(link).is_some();
+        neighbors.forget_links(is_there, |mbuf| forwarder.end(mbuf, DropReason::NoSuchVport));
+    }
+
     /// What only the device knows: frames that never reached this lcore.
     fn publish_device_counts(&self) {
         for port in &self.ports {
@@ -175,6 +189,9 @@ impl Poll for IoLcore {
     fn poll_once(&mut self, now_ns: u64) -> bool {
         self.forwarder.now_ns = now_ns;
         let mut worked = self.forwarder.serve_controller();
+        if self.links_version != self.forwarder.topology.version() {
+            self.leave_links();
+        }
         worked |= self.receive();
         worked |= self.take_ring();
         self.deliver_local();

@@ -138,6 +138,11 @@ impl Dataplane {
         Ok(())
     }
 
+    /// True while new instances are being made: the new document may still be refused.
+    pub fn is_making(&self) -> bool {
+        matches!(self.under_way, Some(UnderWay::Making { .. }))
+    }
+
     /// Takes the reconfiguration as far as it goes without waiting.
     pub fn advance(&mut self) -> Progress {
         loop {
@@ -241,7 +246,7 @@ impl Dataplane {
     }
 
     fn lost(&mut self, lcore: usize, error: &LcoreError) {
-        self.roster.hello.warnings.push(format!("lcore {lcore} can't be used any more: {error}"));
+        self.roster.lose(format!("lcore {lcore} can't be used any more: {error}"));
         self.panicked.push(error.to_string());
     }
 

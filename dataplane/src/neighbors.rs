@@ -86,6 +86,12 @@ fn room_for(link: VportId) -> usize {
     if link == VportId::TUNNEL { CAPACITY + UNDERLAY } else { CAPACITY }
 }
 
+fn end_held<T>(held: &mut Parking<T>, neighbor: &mut Neighbor, end: &mut impl FnMut(T)) {
+    while let Some(packet) = held.take(&mut neighbor.held) {
+        end(packet);
+    }
+}
+
 fn queue(link: VportId) -> usize {
     usize::from(link == VportId::TUNNEL)
 }
@@ -145,9 +151,20 @@ impl<T> Neighbors<T> {
             let limit = if neighbor.mac.is_some() { FORGET_NS } else { GIVE_UP_NS };
             let keep = now_ns.saturating_sub(neighbor.since_ns) < limit;
             if !keep {
-                while let Some(packet) = held[queue(*link)].take(&mut neighbor.held) {
-                    unresolved(packet);
-                }
+                end_held(&mut held[queue(*link)], neighbor, &mut unresolved);
+            }
+            keep
+        });
+    }
+
+    /// Forgets everybody on links that are no more, and hands every packet that waited there to `ended`: the link's vport may be
+    /// another's next. Walks the whole table: for a reconfiguration.
+    pub fn forget_links(&mut self, is_there: impl Fn(VportId) -> bool, mut ended: impl FnMut(T)) {
+        let Self { known, held } = self;
+        known.retain(|&(link, _), neighbor| {
+            let keep = is_there(link);
+            if !keep {
+                end_held(&mut held[queue(link)], neighbor, &mut ended);
             }
             keep
         });

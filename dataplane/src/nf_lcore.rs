@@ -265,7 +265,7 @@ impl Poll for NfLcore {
 
     fn vacate(mut self: Box<Self>) -> Option<Slot> {
         self.discard(); // not here, but in the function, may be what panics
-        let Self { forwarder, ring, .. } = *self;
-        Some(forwarder.vacate(ring))
+        let Self { forwarder, ring, vport, .. } = *self;
+        Some(forwarder.vacate(ring, vport))
     }
 }

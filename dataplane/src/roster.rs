@@ -56,6 +56,8 @@ pub struct Roster {
     /// Of the lcores that are spare and can be used.
     slots: BTreeMap<usize, Slot>,
     port_sockets: Vec<SocketId>,
+    /// Which lcores can't be used any more, and why, in words.
+    lost: Vec<String>,
     /// Of the controller's rings that were made last.
     link: Option<LinkMemory>,
 }
@@ -120,8 +122,8 @@ impl Roster {
         port_sockets: Vec<SocketId>,
     ) -> Self {
         let mailboxes = producers.iter().map(|_| Mailbox::empty()).collect();
-        let (previous, slots, link) = (None, BTreeMap::new(), None);
-        Self { hello, counters, mailboxes, topology, previous, mempools, producers, slots, port_sockets, link }
+        let (previous, slots, lost, link) = (None, BTreeMap::new(), Vec::new(), None);
+        Self { hello, counters, mailboxes, topology, previous, mempools, producers, slots, port_sockets, lost, link }
     }
 
     /// A fresh link for a new controller. Spare lcores have their place in it, without memory.
@@ -233,6 +235,7 @@ impl Roster {
         let sockets = sockets(&wanted);
         self.hello.lcores = report::lcores(&wanted, &sockets, nf_counters);
         self.hello.warnings = report::warnings(&wanted, &self.port_sockets, &sockets);
+        self.hello.warnings.extend(self.lost.iter().cloned());
         self.hello.launch = wanted;
         staying
     }
@@ -248,6 +251,12 @@ impl Roster {
         if let Some(slot) = poll.vacate() {
             self.keep(lcore, slot);
         }
+    }
+
+    /// A lcore can't be used any more, for this reason: said to every controller, whatever document is in force.
+    pub fn lose(&mut self, warning: String) {
+        self.hello.warnings.push(warning.clone());
+        self.lost.push(warning);
     }
 
     /// Every lcore has moved and every ending one is gone: the topology before is out of use.

@@ -52,9 +52,9 @@ impl TagTable {
         true
     }
 
-    /// Removes a rule.
-    pub fn remove(&mut self, key: &TagKey) {
-        self.rules.remove(key);
+    /// Removes a rule, and returns what it did.
+    pub fn remove(&mut self, key: &TagKey) -> Option<TagAction> {
+        self.rules.remove(key)
     }
 
     /// Every rule, in no order.

@@ -3,6 +3,7 @@
 //! Read by every lcore, at each hop. A topology never changes: a reconfiguration makes another one of the next version, and each
 //! lcore takes it in place of the old one between two bursts ([`crate::updates`]).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -38,7 +39,10 @@ pub struct Topology {
     vports: Vec<Option<Vport>>,
     /// The endpoints of each port, by VLAN (none: untagged), in the order of the host's ports.
     on_ports: Vec<Vec<(Option<u16>, VportId)>>,
+    /// The endpoints behind VTEPs of their own.
+    behind: Vec<(IpAddr, Vni, VportId)>,
     peers: Vec<IpAddr>,
+    /// Ascending.
     networks: Vec<Vni>,
     version: u64,
     /// The endpoints, in the launch document's order.
@@ -73,6 +77,18 @@ pub enum TopologyError {
     /// An endpoint behind a VTEP, but no tunnel to reach it.
     #[error("endpoint {0} is behind a VTEP, but the host has no tunnel: add the underlay")]
     NoTunnel(String),
+    /// Two endpoints in one place, or one where the tunnel is.
+    #[error(
+        "{one} and {other} are both {place}, where nothing tells their packets apart: give each its own VLAN or VNI"
+    )]
+    SamePlace {
+        /// The one.
+        one: String,
+        /// The other.
+        other: String,
+        /// Where: on a port's VLAN, or behind a VTEP in a network.
+        place: String,
+    },
     /// A port is polled by something that is not an I/O lcore.
     #[error("port \"{port}\" names lcore {lcore}, which is not an I/O lcore")]
     NotIo {
@@ -86,14 +102,18 @@ pub enum TopologyError {
 impl Topology {
     /// Reads the vports out of the launch document.
     pub fn new(launch: &Launch) -> Result<Self, TopologyError> {
+        let mut networks: Vec<Vni> = launch.tunnel.iter().flat_map(|tunnel| tunnel.vnis.iter().copied()).collect();
+        networks.sort_unstable();
         let mut topology = Self {
             vports: vec![None; MAX_VPORTS],
             on_ports: launch.ports.iter().map(|port| endpoints_on(launch, &port.name)).collect(),
+            behind: launch.endpoints.iter().filter_map(behind_vtep).collect(),
             peers: launch.tunnel.iter().flat_map(|tunnel| tunnel.peers.iter().copied()).collect(),
-            networks: launch.tunnel.iter().flat_map(|tunnel| tunnel.vnis.iter().copied()).collect(),
+            networks,
             version: 0,
             endpoints: launch.endpoints.clone(),
         };
+        check_places(launch)?;
         for port in &launch.ports {
             if launch.lcores.get(port.lcore).is_none_or(|lcore| lcore.role != RoleLaunch::Io) {
                 return Err(TopologyError::NotIo { port: port.name.clone(), lcore: port.lcore });
@@ -187,7 +207,7 @@ impl Topology {
 
     /// True if this network may arrive from another host.
     pub fn has_network(&self, vni: Vni) -> bool {
-        self.networks.contains(&vni)
+        self.networks.binary_search(&vni).is_ok()
     }
 
     /// The endpoint at this vport.
@@ -199,11 +219,36 @@ impl Topology {
     }
 
     /// The endpoint behind a foreign VTEP with this VNI.
-    pub fn endpoint_behind(&self, vtep: IpAddr, vni: Vni) -> Option<&EndpointLaunch> {
-        self.endpoints.iter().find(|endpoint| {
-            endpoint.vni == vni && matches!(endpoint.attachment, Attachment::Vtep { address } if address == vtep)
-        })
+    pub fn endpoint_behind(&self, vtep: IpAddr, vni: Vni) -> Option<VportId> {
+        self.behind.iter().find(|&&(address, network, _)| address == vtep && network == vni).map(|&(.., vport)| vport)
     }
+}
+
+fn behind_vtep(endpoint: &EndpointLaunch) -> Option<(IpAddr, Vni, VportId)> {
+    match endpoint.attachment {
+        Attachment::Vtep { address } => Some((address, endpoint.vni, endpoint.vport)),
+        Attachment::Port { .. } => None,
+    }
+}
+
+/// What comes from each place is one endpoint's, or the tunnel's, which has its port's untagged frames.
+fn check_places(launch: &Launch) -> Result<(), TopologyError> {
+    let untagged = |port: &str| format!("on port \"{port}\", untagged");
+    let mut taken = BTreeMap::new();
+    if let Some(tunnel) = &launch.tunnel {
+        taken.insert(untagged(&tunnel.port), "the tunnel");
+    }
+    for endpoint in &launch.endpoints {
+        let place = match &endpoint.attachment {
+            Attachment::Port { port, vlan: None } => untagged(port),
+            Attachment::Port { port, vlan: Some(vlan) } => format!("on port \"{port}\", VLAN {vlan}"),
+            Attachment::Vtep { address } => format!("behind VTEP {address}, VNI {}", endpoint.vni),
+        };
+        if let Some(one) = taken.insert(place.clone(), &endpoint.name) {
+            return Err(TopologyError::SamePlace { one: one.to_owned(), other: endpoint.name.clone(), place });
+        }
+    }
+    Ok(())
 }
 
 fn endpoints_on(launch: &Launch, name: &str) -> Vec<(Option<u16>, VportId)> {
@@ -233,24 +278,65 @@ pub fn covers(prefixes: &[IpNet], address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use shm::launch::TunnelLaunch;
+
     use super::*;
     use crate::report::tests::launch;
 
-    #[test]
-    fn a_vport_knows_its_tenants_network_and_what_the_host_lacks_has_none() {
-        let mut document = launch();
-        let vlan = Attachment::Port { port: "left".to_owned(), vlan: Some(7) };
-        let endpoint = EndpointLaunch {
-            vport: VportId(9),
-            name: "acme/clients".to_owned(),
+    fn endpoint(vport: u16, attachment: Attachment) -> EndpointLaunch {
+        EndpointLaunch {
+            vport: VportId(vport),
+            name: format!("acme/{vport}"),
             vni: Vni::new(70).unwrap(),
-            attachment: vlan,
+            attachment,
             prefixes: Vec::new(),
             next_hops: Vec::new(),
             answers: Vec::new(),
             gateways: Vec::new(),
+        }
+    }
+
+    fn on_left(vlan: Option<u16>) -> Attachment {
+        Attachment::Port { port: "left".to_owned(), vlan }
+    }
+
+    /// Breaks if one endpoint silently gets what is another's, or the tunnel's.
+    #[test]
+    fn two_in_one_place_are_refused() {
+        let vtep = || Attachment::Vtep { address: [192, 0, 2, 9].into() };
+        let with = |attachments: [Attachment; 2]| {
+            let mut document = launch();
+            document.tunnel = Some(TunnelLaunch {
+                port: "left".to_owned(),
+                address: "192.0.2.1/24".parse().unwrap(),
+                gateway: None,
+                peers: vec![[192, 0, 2, 2].into()],
+                udp_port: 4_789,
+                vnis: [5, 1, 3].map(|vni| Vni::new(vni).unwrap()).to_vec(),
+                encapsulation: Default::default(),
+            });
+            document.endpoints = [9, 10].into_iter().zip(attachments).map(|(vport, at)| endpoint(vport, at)).collect();
+            Topology::new(&document).map_err(|error| error.to_string())
         };
-        document.endpoints.push(endpoint);
+        let topology = with([on_left(Some(7)), vtep()]).unwrap();
+        assert_eq!(topology.endpoint_behind([192, 0, 2, 9].into(), Vni::new(70).unwrap()), Some(VportId(10)));
+        assert_eq!(topology.endpoint_behind([192, 0, 2, 9].into(), Vni::new(71).unwrap()), None);
+        let known = (0..7).filter(|&vni| topology.has_network(Vni::new(vni).unwrap()));
+        assert_eq!(known.collect::<Vec<_>>(), [1, 3, 5]);
+        for (attachments, said) in [
+            ([on_left(Some(7)), on_left(Some(7))], "acme/9 and acme/10 are both on port \"left\", VLAN 7"),
+            ([on_left(Some(7)), on_left(None)], "the tunnel and acme/10 are both on port \"left\", untagged"),
+            ([vtep(), vtep()], "acme/9 and acme/10 are both behind VTEP 192.0.2.9, VNI 70"),
+        ] {
+            let error = with(attachments).unwrap_err();
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_vport_knows_its_tenants_network_and_what_the_host_lacks_has_none() {
+        let mut document = launch();
+        document.endpoints.push(endpoint(9, on_left(Some(7))));
         let topology = Topology::new(&document).unwrap();
         assert_eq!(topology.vni(VportId(9)), Vni::new(70).ok());
         assert_eq!(topology.vni(VportId(3)), Vni::new(1).ok());

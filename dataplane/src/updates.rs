@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use packet::VportId;
-use shm::counters::CountersWriter;
+use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
 use shm::ring::{Consumer, Producer, RingError};
@@ -90,7 +90,7 @@ impl Mailbox {
 pub struct Slot {
     /// What the other lcores put in comes out here.
     pub ring: RingConsumer,
-    /// The block of counters, which go on.
+    /// The block of counters, which go on, but for those of the vport and its rules.
     pub counters: CountersWriter,
 }
 
@@ -280,8 +280,8 @@ fn names_known_vports(update: &Update, topology: &Topology) -> bool {
 }
 
 impl Forwarder {
-    /// Takes a new topology and a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns true if it
-    /// did anything.
+    /// Takes a new topology and a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns
+    /// true if it did anything.
     pub fn serve_controller(&mut self) -> bool {
         if let Some(topology) = self.controller.mailbox.take_topology() {
             self.take(topology);
@@ -306,13 +306,20 @@ impl Forwarder {
     /// From here on packets go by this topology. What went by the one before has been handed over: each poll ends with that.
     fn take(&mut self, topology: Arc<Topology>) {
         let version = topology.version();
+        for vport in (0..MAX_VPORTS as u16).map(VportId) {
+            if self.topology.place(vport).is_some() && topology.place(vport).is_none() {
+                self.account.release(vport);
+            }
+        }
         self.topology = topology;
         self.controller.mailbox.taken.store(version, Ordering::Release);
     }
 
     /// Takes the forwarder of an instance apart that has ended and let everything go. The controller's rings go back into the
     /// mailbox, for the next one.
-    pub fn vacate(self, ring: RingConsumer) -> Slot {
+    pub fn vacate(mut self, ring: RingConsumer, vport: VportId) -> Slot {
+        self.account.release(vport);
+        self.tags.iter().for_each(|rule| self.account.release_rule(rule.action.counter));
         let (counters, captures) = self.account.into_parts();
         for gauge in [&counters.flows, &counters.tag_rules, &counters.parked, &counters.held, &counters.epoch] {
             gauge.set(0);
@@ -398,7 +405,11 @@ impl Forwarder {
                 let inserted = self.tags.insert(rule);
                 debug_assert!(inserted, "room was checked for the whole batch");
             }
-            Update::RemoveTag(key) => self.tags.remove(&key),
+            Update::RemoveTag(key) => {
+                if let Some(action) = self.tags.remove(&key) {
+                    self.account.release_rule(action.counter);
+                }
+            }
             Update::Commit(_) | Update::ReadBack(_) | Update::StartCapture { .. } | Update::StopCapture(_) => {}
         }
     }

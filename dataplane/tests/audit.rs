@@ -12,7 +12,7 @@ use packet::build::{self, Echo, flags};
 use packet::{Direction, FlowKey, PathId, VportId, headers};
 use rig::{CLIENTS, IO, PASS, PASS_LCORE, Rig, SERVERS, client, head, hop, learn, server, vni};
 use shm::launch::{Launch, Limits};
-use shm::rules::{Delivery, Event, Update};
+use shm::rules::{Delivery, Event, TagRule, Update};
 
 const OTHER_PASS: VportId = VportId(4);
 const OTHER_LCORE: usize = 2;
@@ -125,6 +125,7 @@ fn a_live_flow_on_two_paths_is_counted_and_nothing_else_is() {
     a_new_connection_on_old_ports_is_none(&mut rig, &mut audit);
     a_connection_that_is_over_is_none(&mut rig, &mut audit);
     a_flow_after_its_idle_time_is_none(&mut rig, &mut audit);
+    a_flow_of_answers_that_are_lost_is_live(&mut rig, &mut audit);
     an_icmp_error_is_none(&mut rig, &mut audit);
     rig.finish();
 }
@@ -228,6 +229,35 @@ fn a_flow_after_its_idle_time_is_none(rig: &mut Rig, audit: &mut Audit) {
     send(rig, &udp(8));
     answer(rig, &udp_reply(8));
     assert_eq!(audit.since(rig), (2, 0));
+}
+
+/// The first instance sees the server's packets all the while, though the head hears nothing and forgets the flow; once the client
+/// speaks again, the other instance sees the flow too.
+fn a_flow_of_answers_that_are_lost_is_live(rig: &mut Rig, audit: &mut Audit) {
+    let back = hop((vni(), 2), (PASS, PASS), CLIENTS, (Direction::Reverse, Delivery::Refresh), 1);
+    let Update::InsertTag(TagRule { key, .. }) = back else { panic!("it is a tag rule") };
+    rig.update(PASS_LCORE, &[Update::RemoveTag(key)]);
+    send_anew(rig, &udp(11), 1);
+    rig.events(IO);
+    for _ in 0..6 {
+        rig.wait_ms(500);
+        answer(rig, &udp_reply(11));
+    }
+    let forgotten = |event: &Event| matches!(event, Event::FlowExpired { key, .. } if *key == key_of(&udp(11)));
+    assert!(rig.events(IO).iter().any(forgotten), "the head has heard nothing for longer than its time");
+    audit.since(rig);
+    rig.from_client(&udp(11));
+    rig.poll();
+    assert!(rig.misses(IO).contains(&key_of(&udp(11))), "the flow is new to the head");
+    rig.update(IO, &[rule(&udp(11), 2)]);
+    rig.poll();
+    assert_eq!(audit.since(rig), (1, 1));
+    rig.to_server();
+    send(rig, &udp(11));
+    answer(rig, &udp_reply(11));
+    assert_eq!(audit.since(rig), (2, 0), "its answers go by the new path, and arrive");
+    rig.update(PASS_LCORE, &[back]);
+    rig.poll();
 }
 
 /// The client complains about an answer: its error is of the flow's forward direction, and comes by the head's new path.

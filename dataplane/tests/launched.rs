@@ -319,13 +319,14 @@ fn refusals_reach_the_controller(rig: &mut Rig, document: &Launch, cpus: &[u16])
     assert!(done >= 2, "{answers:?}");
 }
 
-fn the_next_controller_sees_what_runs(mut rig: Rig, document: &Launch, cpus: &[u16]) -> Rig {
+/// Though the one before went in the middle of a reconfiguration: what it asked for is in force before the next is greeted.
+fn the_next_controller_sees_what_runs(rig: Rig, document: &Launch, cpus: &[u16]) -> Rig {
     let wanted = with_instance(document, Some(1), cpus);
-    rig.reconfigure(wanted.clone()).unwrap();
-    let Rig { attached, client, server, macs, mempool, epoch, path } = rig;
+    let Rig { mut attached, client, server, macs, mempool, epoch, path } = rig;
+    attached.stream.send(&Control::Reconfigure { launch: Box::new(wanted.clone()) }).unwrap();
     drop(attached);
     let attached = attach(&path, SOON).unwrap().open().unwrap();
-    assert_eq!(attached.hello.launch, wanted);
+    assert_eq!(attached.hello.launch, wanted, "what the last controller asked for");
     assert_eq!(attached.hello.lcores[slot_of(1)].instance.as_deref(), Some("acme/firewall/1"));
     assert!(!attached.hello.lcores[slot_of(1)].nf_counters.is_empty());
     let mut rig = Rig { attached, client, server, macs, mempool, epoch, path };

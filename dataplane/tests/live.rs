@@ -98,9 +98,12 @@ fn instances_and_endpoints_come_and_go_without_a_stop() {
     two_that_end_together_lose_nothing_uncounted(&mut rig);
     an_instance_may_become_a_mangler_and_stop_being_one(&mut rig);
     an_endpoint_comes_and_goes(&mut rig);
+    a_vport_brings_no_neighbours_to_the_next_endpoint(&mut rig);
+    a_vport_brings_no_counts_and_captures_to_the_next_owner(&mut rig);
     an_endpoint_speaks_for_other_addresses(&mut rig);
     a_refused_document_changes_nothing(&mut rig);
     parked_packets_of_an_ending_mangler_are_accounted_for(&mut rig);
+    a_lost_lcore_is_warned_of_under_every_document(&mut rig);
     rig.finish();
 }
 
@@ -281,6 +284,89 @@ fn an_endpoint_comes_and_goes(rig: &mut Rig) {
     rig.assert_conservation();
 }
 
+/// Breaks if what waits for a neighbour of one tenant leaves by the link of another, or by what the first one's link was told.
+fn a_vport_brings_no_neighbours_to_the_next_endpoint(rig: &mut Rig) {
+    const ABSENT: u8 = 99;
+    let without = rig.document();
+    let with_endpoint = |name: &str, vlan| {
+        let mut document = without.clone();
+        let mut endpoint = document.endpoints[1].clone();
+        (endpoint.vport, endpoint.name) = (VLAN, name.to_owned());
+        endpoint.attachment = Attachment::Port { port: "right".to_owned(), vlan: Some(vlan) };
+        document.endpoints.push(endpoint);
+        document
+    };
+    let absent = |port| std::net::SocketAddr::new([10, 2, 0, ABSENT].into(), port);
+    let frame = build::udp(client(1_007), absent(80), b"secret");
+    let key = FlowKey { vport: CLIENTS, vni: vni(), five_tuple: headers::parse(&frame).unwrap().five_tuple };
+    rig.reconfigure(with_endpoint("acme/first", 8)).unwrap();
+    rig.update(IO, &[rig::head(key, (vni(), 9), VLAN, Delivery::None, 9)]);
+    rig.from_client(&frame);
+    rig.poll();
+    let asked = |frame: &Vec<u8>| matches!(neighbor::parse(frame), Some(NeighborMessage::Request { .. }));
+    let untagged = |mut frame: Vec<u8>| {
+        packet::ethernet::strip_tag(&mut frame);
+        frame.split_off(packet::ethernet::TAG_LEN)
+    };
+    assert!(rig.to_server().into_iter().map(untagged).all(|frame| asked(&frame)), "it waits for its neighbour");
+    let before = rig.drops(DropReason::NoSuchVport);
+    rig.reconfigure(without.clone()).unwrap();
+    assert_eq!(rig.drops(DropReason::NoSuchVport) - before, 1, "its link is no more");
+    rig.reconfigure(with_endpoint("acme/second", 9)).unwrap();
+    let mut hello = vec![0; neighbor::MAX_LEN];
+    let (asker, gateway) = (absent(0).ip(), "10.2.0.1".parse().unwrap());
+    let length = neighbor::write_request(&mut hello, rig::SERVER_MAC, asker, gateway, None).unwrap();
+    hello.truncate(length);
+    rig.feed_raw(&rig.server, &build::with_vlan(&hello, 9));
+    rig.poll();
+    let out: Vec<_> = rig.to_server().into_iter().map(untagged).collect();
+    assert!(out.iter().all(|frame| neighbor::parse(frame).is_some()), "a packet for the one reaches the other");
+    rig.reconfigure(without).unwrap();
+    rig.assert_conservation();
+}
+
+fn a_vport_brings_no_counts_and_captures_to_the_next_owner(rig: &mut Rig) {
+    let without = rig.document();
+    let mut with_endpoint = without.clone();
+    let mut endpoint = without.endpoints[0].clone();
+    (endpoint.vport, endpoint.name) = (VLAN, "acme/tagged".to_owned());
+    endpoint.attachment = Attachment::Port { port: "left".to_owned(), vlan: Some(7) };
+    with_endpoint.endpoints.push(endpoint);
+    let frame = build::with_vlan(&build::with_addresses(request(1_008), rig.mac(0), CLIENT_MAC), 7);
+    let captured = |rig: &mut Rig| std::iter::from_fn(|| rig.links[IO].captures.pop().unwrap()).count();
+    for (copies, round) in [(1, "asked for"), (0, "another's")] {
+        rig.reconfigure(with_endpoint.clone()).unwrap();
+        if copies == 1 {
+            rig.update(IO, &[Update::StartCapture { vport: VLAN, snap: 64 }]);
+            rig.poll();
+        }
+        rig.feed_raw(&rig.client, &frame);
+        rig.poll();
+        assert_eq!(captured(rig), copies, "{round}");
+        assert_eq!(snapshot(rig, IO).vports[&VLAN.0].out_packets, 1, "{round}");
+        rig.reconfigure(without.clone()).unwrap();
+        assert!(!snapshot(rig, IO).vports.contains_key(&VLAN.0), "nobody's");
+        rig.wait_ms(600); // the parked packet ends
+    }
+    for round in 0..2 {
+        rig.reconfigure(with(rig.document(), SLOT, firewall())).unwrap();
+        steer(rig, &request(1_009), FIREWALL, SLOT);
+        rig.from_client(&request(1_009));
+        rig.poll();
+        assert_eq!(snapshot(rig, SLOT).vports[&FIREWALL.0].out_packets, 1);
+        assert_eq!(snapshot(rig, SLOT).tags[&9].packets, 1, "the rule's own, and nobody's before it");
+        if round == 1 {
+            let key = TagKey { prior: FIREWALL, segment: FIREWALL, vni: vni(), tag: tag(9) };
+            rig.update(SLOT, &[Update::RemoveTag(key)]);
+            rig.poll();
+            assert!(!snapshot(rig, SLOT).tags.contains_key(&9), "the rule is gone");
+        }
+        rig.reconfigure(with(rig.document(), SLOT, spare())).unwrap();
+    }
+    rig.to_server();
+    rig.assert_conservation();
+}
+
 fn an_endpoint_speaks_for_other_addresses(rig: &mut Rig) {
     let ask = |rig: &mut Rig| {
         let mut request = vec![0; neighbor::MAX_LEN];
@@ -351,4 +437,14 @@ fn parked_packets_of_an_ending_mangler_are_accounted_for(rig: &mut Rig) {
     rig.reconfigure(with(rig.document(), MANGLER_LCORE, spare())).unwrap();
     assert_eq!(rig.drops(DropReason::Shutdown) - before, 10);
     rig.assert_conservation();
+}
+
+fn a_lost_lcore_is_warned_of_under_every_document(rig: &mut Rig) {
+    const LOST: &str = "lcore 4 can't be used any more: it panicked";
+    rig.assembly.roster.lose(LOST.to_owned());
+    for instance in [firewall(), spare()] {
+        assert!(rig.assembly.roster.hello.warnings.iter().any(|warning| warning == LOST));
+        rig.reconfigure(with(rig.document(), SLOT, instance)).unwrap();
+    }
+    assert_eq!(rig.assembly.roster.hello.warnings.iter().filter(|warning| *warning == LOST).count(), 1);
 }

@@ -3,10 +3,7 @@
 //! A rule keeps its place for as long as its path lives. Lcores of instances have far fewer rules than places. At the tunnel of
 //! a host with many paths the places may run out; further rules share the last one.
 
-use shm::counters::TAG_COUNTERS;
-
-/// The place that rules share when there is no other left.
-const SHARED: u16 = (TAG_COUNTERS - 1) as u16;
+use shm::counters::{SHARED_TAG_COUNTER, TAG_COUNTERS};
 
 const WORDS: usize = TAG_COUNTERS / 64;
 
@@ -39,10 +36,10 @@ impl Counters {
     pub(super) fn take(&mut self, host: usize, lcore: usize) -> u16 {
         let words = self.words(host, lcore);
         let free = words.iter().position(|word| *word != u64::MAX);
-        let Some(index) = free else { return SHARED };
+        let Some(index) = free else { return SHARED_TAG_COUNTER };
         let counter = index * 64 + words[index].trailing_ones() as usize;
-        let counter = u16::try_from(counter).unwrap_or(SHARED);
-        if counter != SHARED {
+        let counter = u16::try_from(counter).unwrap_or(SHARED_TAG_COUNTER);
+        if counter != SHARED_TAG_COUNTER {
             words[index] |= 1 << (counter % 64);
         }
         counter
@@ -59,9 +56,9 @@ mod tests {
         counters.occupy(3, 1, 2);
         assert_eq!([counters.take(3, 1), counters.take(3, 1), counters.take(3, 1)], [0, 1, 3]);
         assert_eq!(counters.take(3, 2), 0, "another lcore");
-        for expected in 4..SHARED {
+        for expected in 4..SHARED_TAG_COUNTER {
             assert_eq!(counters.take(3, 1), expected);
         }
-        assert_eq!([counters.take(3, 1), counters.take(3, 1)], [SHARED, SHARED]);
+        assert_eq!([counters.take(3, 1), counters.take(3, 1)], [SHARED_TAG_COUNTER, SHARED_TAG_COUNTER]);
     }
 }

@@ -203,9 +203,7 @@ impl<'a> Search<'a> {
             let Some(host) = ground.hosts.get_mut(endpoint.host) else { continue };
             let wanted = endpoint_state(&config.hosts, endpoint);
             let key = format!("tenants.{}.endpoints.{}", tenant.name, endpoint.name);
-            // Endpoints of several tenants may be behind one foreign VTEP.
-            let is_port = matches!(wanted.attachment, AttachmentState::Port { .. });
-            if let Some(owner) = host.attached(&wanted.attachment).filter(|_| is_port) {
+            if let Some(owner) = host.attached(&tenant.name, &wanted.attachment) {
                 let text = format!(
                     "its place on host `{}` is still endpoint `{owner}`'s, whose flows drain; wait until they have ended, \
                      or apply with a restart",

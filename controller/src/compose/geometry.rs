@@ -2,19 +2,18 @@
 
 use std::net::IpAddr;
 
+use packet::nsh;
 use shm::launch::Encapsulation;
 
 use crate::config::{Config, Host, Port};
 
-/// What the network service header takes of a packet's room, bytes (RFC 8300 section 2.1, MD type 2 without metadata).
-const NSH_BYTES: u16 = 8;
-
-/// What VXLAN takes of the underlay's MTU: outer IP, UDP, VXLAN and inner Ethernet headers.
+/// What VXLAN takes of the underlay's MTU: outer IP, UDP, VXLAN and inner Ethernet headers, and a service header where there
+/// is one.
 pub(super) const fn overhead(is_v4: bool, encapsulation: Encapsulation) -> u16 {
     let vxlan = if is_v4 { 50 } else { 70 };
     match encapsulation {
         Encapsulation::Vxlan => vxlan,
-        Encapsulation::Nsh => vxlan + NSH_BYTES,
+        Encapsulation::Nsh => vxlan + nsh::OVERHEAD as u16,
     }
 }
 

@@ -23,6 +23,14 @@ pub(super) struct Ground<'a> {
     by_room: BTreeSet<(Reverse<usize>, usize)>,
 }
 
+/// Where an endpoint is, and which tenant's place it is: those of several may be behind one VTEP, each in its own network.
+type Place = (AttachmentState, Option<String>);
+
+fn place(tenant: &str, attachment: &AttachmentState) -> Place {
+    let is_shared = matches!(attachment, AttachmentState::Vtep { .. });
+    (attachment.clone(), is_shared.then(|| tenant.to_owned()))
+}
+
 /// One host.
 pub(super) struct HostGround<'a> {
     pub(super) host: &'a Host,
@@ -31,7 +39,7 @@ pub(super) struct HostGround<'a> {
     /// Lcores whose instance ends now.
     leaving: BTreeSet<usize>,
     cpus: BTreeMap<u16, Vec<Owner>>,
-    attachments: HashMap<AttachmentState, String>,
+    attachments: HashMap<Place, String>,
     /// None until it is counted.
     limit: Option<usize>,
 }
@@ -144,7 +152,7 @@ impl<'a> HostGround<'a> {
         let name = format!("{tenant}/{}", element.running_name());
         match &element.what {
             What::Endpoint(endpoint) => {
-                self.attachments.insert(endpoint.attachment.clone(), name);
+                self.attachments.insert(place(tenant, &endpoint.attachment), name);
             }
             What::Instance(instance) => {
                 self.slots.insert(instance.slot);
@@ -154,9 +162,9 @@ impl<'a> HostGround<'a> {
         }
     }
 
-    /// Who has this attachment, kept from before.
-    pub(super) fn attached(&self, attachment: &AttachmentState) -> Option<&str> {
-        self.attachments.get(attachment).map(String::as_str)
+    /// Who has the place where the tenant wants an endpoint, kept from before.
+    pub(super) fn attached(&self, tenant: &str, attachment: &AttachmentState) -> Option<&str> {
+        self.attachments.get(&place(tenant, attachment)).map(String::as_str)
     }
 
     /// Who else has the CPU.

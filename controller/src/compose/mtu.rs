@@ -72,20 +72,23 @@ pub(super) fn warnings(
     paths: &[InstancePath],
 ) -> Vec<Problem> {
     let mut warnings = Vec::new();
+    // They are all of one family.
+    let is_v4 =
+        config.hosts.iter().find_map(|host| host.underlay.as_ref()).is_none_or(|own| own.address.addr().is_ipv4());
     for (chain, parts) in tenant.chains.iter().zip(chains) {
         let port_mtu = |index: usize| match tenant.endpoints[index].attachment {
             Attachment::Port(port, _) => config.hosts[tenant.endpoints[index].host].ports[port].mtu,
-            Attachment::Vtep(_) => u16::MAX,
+            Attachment::Vtep(_) => u16::MAX, // what it takes is not known here
         };
         let wanted = port_mtu(chain.from).min(port_mtu(chain.to));
         let choices = parts.iter().flat_map(|index| &subchains[*index].heads).flat_map(|head| &head.choices);
         let least =
             choices.filter_map(|(path, _)| paths.get(*path)).map(|path| path.mtu_forward).min().unwrap_or(wanted);
-        if least < wanted {
+        if least < wanted && wanted < u16::MAX {
             let text = format!(
                 "the underlay lets {least} of {wanted} bytes through, larger packets are answered with ICMP \"too big\"; \
                  set the underlay's mtu to {} or more if the link can carry it",
-                u32::from(wanted) + u32::from(overhead(true, config.encapsulation))
+                u32::from(wanted) + u32::from(overhead(is_v4, config.encapsulation))
             );
             let key = format!("tenants.{}.chains.{}", tenant.name, chain.name);
             warnings.push(Problem { file: config.file.clone(), line: chain.line, key, text });

@@ -462,6 +462,8 @@ fn a_small_underlay_lowers_the_mtu_of_the_whole_chain_and_warns() {
     let six = EXAMPLE.replace("192.0.2.1/24", "\"2001:db8::1/64\"").replace("192.0.2.2/24", "\"2001:db8::2/64\"");
     let (_, composition) = composed(&six.replace("mtu: 1600", "mtu: 1520"));
     assert!(composition.paths.iter().all(|path| path.mtu_forward == 1_450), "70 bytes over IPv6");
+    let warning = composition.warnings[0].to_string();
+    assert!(warning.contains("mtu to 1570 or more"), "{warning}");
 }
 
 #[test]

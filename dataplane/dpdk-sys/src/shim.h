@@ -23,9 +23,10 @@ uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, u
 uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
 struct rte_mbuf *shim_mbuf_alloc(struct rte_mempool *pool);
-/* 0, or a negative errno and nothing allocated. */
+/* What the calling lcore keeps for itself goes back to the store; a thread without an EAL number keeps nothing. */
 void shim_mempool_empty_cache(struct rte_mempool *pool);
 
+/* 0, or a negative errno and nothing allocated. */
 int shim_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count);
 void shim_mbuf_free(struct rte_mbuf *mbuf);
 

@@ -86,7 +86,8 @@ fn move_to(cpus: &BTreeSet<u16>) -> Result<(), Errno> {
 /// back to the kernel when it is freed. Otherwise the C library keeps what was freed, wherever it is: tables of an instance that
 /// starts where another one ended on the other socket would be far away.
 pub fn place_large_memory_anew() {
-    // SAFETY: mallopt takes any integers and is safe to call from any thread. It is the C library's own allocator that Rust uses.
+    // SAFETY: mallopt takes any integers. The manual calls it unsafe among threads because it writes a word that they read as they
+    // allocate; it does so under the allocator's lock, the word is aligned, and the old value is as good to them as the new.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
 }
 

@@ -28,6 +28,8 @@ use crate::snapshot::LcoreSnapshot;
 
 pub use crate::message::TAG_COUNTERS;
 
+/// The place that tag rules share for which none other is left: it counts on when one of them goes.
+pub const SHARED_TAG_COUNTER: u16 = TAG_COUNTERS as u16 - 1;
 /// Ports of a host that are counted.
 pub const MAX_PORTS: usize = 16;
 /// Vports of a host that are counted; vport numbers are below.

@@ -3,9 +3,10 @@
 //! Off the packet's path; rings and counters live in it.
 //!
 //! A region's size is fixed before anybody else sees it (`F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL`), its pages are
-//! allocated at creation (of a sparse one, when [`Region::populate`] is asked for them), and [`Region::map`] refuses a file that lacks the seals or is not a plain memfd. So a peer can't
-//! make an access fault by cutting the file under us. [`Region::freeze`] adds `F_SEAL_FUTURE_WRITE`: the mapping that exists
-//! stays writable, and the descriptor gives nobody another one.
+//! allocated at creation (those of a sparse one, when [`Region::populate`] is asked for them), and [`Region::map`] refuses a file
+//! that lacks the seals or is not a plain memfd. So a peer can't make an access fault by cutting the file under us.
+//! [`Region::freeze`] adds `F_SEAL_FUTURE_WRITE`: the mapping that exists stays writable, and the descriptor gives nobody another
+//! one.
 //!
 //! Contents start as zeros. Units are bytes, unless a name says words (8 bytes). Offsets are multiples of 8.
 //!

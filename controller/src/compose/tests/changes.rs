@@ -289,6 +289,37 @@ fn a_chain_can_go_while_its_host_and_its_tenant_go_too() {
     assert!(compose(&config, &gone.state, None).unwrap() == gone);
 }
 
+/// What a foreign VTEP's own link carries is not known here.
+#[test]
+fn nobody_is_advised_on_the_underlay_of_a_chain_between_foreign_vteps() {
+    let text = PARTING
+        .replace("    ports: {a:", "    underlay: {device: net_null9, address: 192.0.2.1/24}\n    ports: {a:")
+        .replace("clients: {host: h, port: a,", "clients: {host: h, vtep: 192.0.2.8,")
+        .replace("servers: {host: h, port: b,", "servers: {host: h, vtep: 192.0.2.9,");
+    let (_, made) = composed(&text);
+    assert!(!made.warnings.iter().any(|warning| warning.to_string().contains("of 65535 bytes")), "{:?}", made.warnings);
+}
+
+/// Breaks if two endpoints are in one place, where the dataplane can't tell their packets apart.
+#[test]
+fn an_endpoint_waits_for_its_place_until_the_old_ones_flows_have_ended() {
+    let vtep = PARTING
+        .replace("    ports: {a:", "    underlay: {device: net_null9, address: 192.0.2.1/24}\n    ports: {a:")
+        .replace("servers: {host: h, port: b,", "servers: {host: h, vtep: 192.0.2.9,");
+    for text in [PARTING, &vtep] {
+        let (_, before) = composed(text);
+        let renamed = text.replace("servers", "others");
+        let config = config::parse("f.yaml", &renamed).map_err(|errors| errors.to_string()).unwrap();
+        let error = compose(&config, &before.state, Some(&before)).map(drop).unwrap_err().to_string();
+        assert!(error.contains("its place on host `h` is still endpoint `t/servers`'s"), "{error}");
+        let without: String =
+            text.lines().filter(|line| !line.contains("servers")).map(|line| format!("{line}\n")).collect();
+        let made = after(&without, &before);
+        let state = made.state.forget(&all_retired(&made));
+        check::verify(&config, &compose(&config, &state, None).unwrap()).unwrap();
+    }
+}
+
 /// Breaks if the checker would let a wrong table pass: each rule is needed, and each must be as it is.
 #[test]
 fn the_checker_misses_no_rule_that_is_gone_or_leads_elsewhere() {

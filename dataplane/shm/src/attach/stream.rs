@@ -120,8 +120,8 @@ impl ControlStream {
         Ok(true)
     }
 
-    /// Takes the next message, if it is there, and sends what waits. Never waits itself. Call it until [`Received::Nothing`] when the descriptor is
-    /// watched for edges, as mio does. After an error the conversation is over.
+    /// Takes the next message, if it is there, and sends what waits. Never waits itself. Call it until [`Received::Nothing`] when
+    /// the descriptor is watched for edges, as mio does. After an error the conversation is over.
     pub fn receive(&mut self) -> Result<Received, StreamError> {
         let flushed = self.flush();
         if !matches!(flushed, Ok(_) | Err(StreamError::Closed)) {
