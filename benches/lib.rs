@@ -34,6 +34,7 @@ pub mod schedule;
 pub mod search;
 #[cfg(test)]
 mod simulated;
+pub mod speed;
 pub mod text;
 pub mod udp;
 

@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::FlowSetup(options) => flow_setup(&options),
+        BenchCommand::Speed(command) => crate::speed::run(command),
         BenchCommand::Echo { listen, ports } => {
             let (stop, stopped) = UnixStream::pair()?;
             for signal in [SIGINT, SIGTERM] {
