@@ -26,11 +26,14 @@ class Failed(Exception):
 
 def run(*words, stdin=None, env=None, timeout=PATIENCE_S):
     """Runs a command to its end and returns what it wrote."""
-    done = subprocess.run(
-        [str(word) for word in words], input=stdin, env=env, timeout=timeout, text=True, capture_output=True, check=False
-    )
+    words = [str(word) for word in words]
+    command = " ".join(words)[:200]
+    try:
+        done = subprocess.run(words, input=stdin, env=env, timeout=timeout, text=True, capture_output=True, check=False)
+    except subprocess.TimeoutExpired as expired:
+        raise Failed(f"{command}: it did not end within {timeout} s") from expired
     if done.returncode != 0:
-        raise Failed(f"{' '.join(str(word) for word in words)[:200]}: {(done.stderr or done.stdout).strip()[-800:]}")
+        raise Failed(f"{command}: {(done.stderr or done.stdout).strip()[-800:]}")
     return done.stdout
 
 
@@ -117,7 +120,7 @@ class Testpmd:
         words += setting.eal("testpmd") + ["-m", setting.memory_mib]
         words += [f"--vdev={device}" for device in setting.devices(flows)]
         words += ["--", "-i", f"--forward-mode={self.mode}", "--nb-cores=1", f"--total-num-mbufs={flows + 16383}"]
-        words += ["--mbuf-size=2176", "--burst=32", "--disable-device-start" if False else "--no-lsc-interrupt"]
+        words += ["--mbuf-size=2176", "--burst=32"]
         log = setting.directory / "testpmd.log"
         log.unlink(missing_ok=True)
         with child(*words, log=log, stdin=subprocess.PIPE) as process:
@@ -128,11 +131,13 @@ class Testpmd:
             say("show port stats all")
             time.sleep(setting.duration_s)
             say("show port stats all")
-            wait_for(lambda: len(self.rates(log)) >= 4, process, log)
             say("stop")
-            say("quit")
-            process.wait(20)
-        return {"mpps": self.rates(log)[3] / 1e6}
+            say("quit")  # what it printed comes out only now
+            process.wait(PATIENCE_S)
+        rates = self.rates(log)
+        if len(rates) != 4:
+            raise Failed(f"{log.name}: {log.read_text(errors='replace').strip()[-800:]}")
+        return {"mpps": rates[3] / 1e6}
 
     @staticmethod
     def rates(log):
@@ -172,7 +177,7 @@ class OpenVswitch:
 
     def set_bridge(self, bridge, *rules):
         self.inside("ovs-ofctl", "-O", "OpenFlow13", "del-flows", self.socket(bridge))
-        self.inside("ovs-ofctl", "-O", "OpenFlow13", "add-flows", self.socket(bridge), "-", stdin="\n".join(rules) + "\n")
+        self.inside("ovs-ofctl", "-O", "OpenFlow13", "add-flows", self.socket(bridge), "-", stdin="\n".join(rules) + "\n", timeout=600)
 
     def socket(self, bridge):
         return f"unix:{self.directory}/{bridge}.mgmt"

@@ -1,13 +1,15 @@
 //! A chain whose lcores are polled in turn by one thread, so that the cost of each hop shows where there are too few CPUs to run
 //! the lcores at once. What a packet pays for moving from one CPU's cache to another's is not in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dataplane::assembly::Assembly;
 use dataplane::lcore::Poll;
-use dpdk::{Clock, clock};
+use dpdk::{BURST, Clock, clock};
+use hdrhistogram::Histogram;
 use shm::counters::CountersReader;
 use shm::link;
 
@@ -22,6 +24,13 @@ const FILL: u8 = 0;
 /// All are polled.
 const RUN: u8 = 1;
 const STOP: u8 = 2;
+/// The same as [`RUN`], and each poll's cycles are noted.
+const MEASURE: u8 = 3;
+/// The most cycles that a poll is noted with.
+const CYCLES_MAX: u64 = 1 << 40;
+
+/// The cycles of each lcore's polls.
+type Polls = Vec<Histogram<u64>>;
 
 /// What the polling thread tells; it alone writes all but the state.
 struct Board {
@@ -44,13 +53,22 @@ pub fn run(spec: &TrialSpec, first_packets: bool) -> Result<TrialResult, SpeedEr
     let cycles = launch.lcores.iter().map(|_| AtomicU64::new(0)).collect();
     let board = Arc::new(Board { state: AtomicU8::new(FILL), cycles });
     let (clock, seen, lcores) = (Clock::new(&eal), Arc::clone(&board), assembly.lcores);
-    let poll = move || poll(lcores, clock, &seen);
+    let polls = (0..lcores.len()).map(|_| Histogram::new_with_max(CYCLES_MAX, 3)).collect::<Result<Polls, _>>();
+    let polls = polls.map_err(|error| failed("note cycles", error))?;
+    let poll = move || poll(lcores, clock, &seen, polls);
     let handle = eal.launch(1, poll).map_err(|error| failed("start polling", error))?;
     let outcome = measure(spec, first_packets, &mut links, &reader, &board);
     board.state.store(STOP, Ordering::Release);
-    let mut lcores = handle.join().map_err(|error| failed("end polling", error))?;
+    let (mut lcores, polls) = handle.join().map_err(|error| failed("end polling", error))?;
     lcores.iter_mut().for_each(|lcore| lcore.drain_ring());
-    outcome
+    let mut result = outcome?;
+    for (lcore, polls) in polls.iter().enumerate() {
+        for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+            let cycles = polls.value_at_quantile(quantile) as f64 / BURST as f64;
+            result.further.insert(format!("hop{lcore}_{name}_cycles"), cycles);
+        }
+    }
+    Ok(result)
 }
 
 fn measure(
@@ -68,8 +86,8 @@ fn measure(
     if !first_packets {
         links.serve(Instant::now() + Duration::from_millis(spec.warm_up_ms))?;
     }
-    let cycles = || board.cycles.iter().map(|cycles| cycles.load(Ordering::Relaxed)).collect::<Vec<_>>();
-    let (before, from) = (cycles(), io());
+    board.state.store(MEASURE, Ordering::Release);
+    let before = ended(reader);
     let sample = || {
         let lcore = io();
         let cycles = board.cycles.iter().map(|cycles| cycles.load(Ordering::Relaxed)).sum();
@@ -86,13 +104,19 @@ fn measure(
     } else {
         measured(Duration::from_millis(spec.duration_ms), sample, || links.serve(Instant::now() + WINDOW))?
     };
-    let received = (io().received - from.received).max(1) as f64;
-    for (lcore, (before, after)) in before.iter().zip(cycles()).enumerate() {
-        result.further.insert(format!("hop{lcore}_cycles"), after.wrapping_sub(*before) as f64 / received);
-    }
-    let lcores = reader.snapshots();
-    result.drops = lcores.into_iter().flat_map(|lcore| lcore.drops).filter(|&(_, drops)| drops > 0).collect();
+    board.state.store(RUN, Ordering::Release);
+    result.drops = ended(reader);
+    result.drops.retain(|name, drops| *drops > before.get(name).copied().unwrap_or(0));
     Ok(result)
+}
+
+/// Packets that have ended on any lcore, by reason.
+fn ended(reader: &CountersReader) -> BTreeMap<String, u64> {
+    let mut ended = BTreeMap::new();
+    for (name, drops) in reader.snapshots().into_iter().flat_map(|lcore| lcore.drops) {
+        *ended.entry(name).or_default() += drops;
+    }
+    ended
 }
 
 /// The tag rules need their lcores polled; so all are polled for a moment, before the first exact rule lets a packet through.
@@ -103,22 +127,26 @@ fn install(spec: &TrialSpec, links: &mut Links, board: &Board) -> Result<(), Spe
     links.install_flows(spec)
 }
 
-fn poll(mut lcores: Vec<Box<dyn Poll>>, clock: Clock, board: &Board) -> Vec<Box<dyn Poll>> {
+fn poll(mut lcores: Vec<Box<dyn Poll>>, clock: Clock, board: &Board, mut polls: Polls) -> (Vec<Box<dyn Poll>>, Polls) {
     loop {
-        let polled = match board.state.load(Ordering::Acquire) {
+        let state = board.state.load(Ordering::Acquire);
+        let polled = match state {
             FILL => 1,
-            RUN => lcores.len(),
-            _ => break,
+            STOP => break,
+            _ => lcores.len(),
         };
         let mut from = clock::tsc();
         let now_ns = clock.ns(from);
-        for (lcore, cycles) in lcores[..polled].iter_mut().zip(&board.cycles) {
+        for ((lcore, cycles), polls) in lcores[..polled].iter_mut().zip(&board.cycles).zip(&mut polls) {
             lcore.poll_once(now_ns);
             let to = clock::tsc();
             cycles.store(cycles.load(Ordering::Relaxed) + to.wrapping_sub(from), Ordering::Relaxed);
-            from = to;
+            if state == MEASURE {
+                polls.saturating_record(to.wrapping_sub(from));
+            }
+            from = clock::tsc();
         }
     }
     lcores.iter_mut().for_each(|lcore| lcore.let_go());
-    lcores
+    (lcores, polls)
 }

@@ -14,7 +14,7 @@ use super::{Function, Source, TrialSpec, Work};
 /// The clients' endpoint, on the left port.
 pub const CLIENTS: VportId = VportId(1);
 /// The servers' endpoint, on the right port.
-const SERVERS: VportId = VportId(2);
+pub const SERVERS: VportId = VportId(2);
 /// The next element on the other host.
 const ELSEWHERE: VportId = VportId(9);
 /// The first NF of a chain.
@@ -89,7 +89,7 @@ pub fn launch(spec: &TrialSpec) -> Launch {
         lcores: std::iter::once(lcore(0, RoleLaunch::Io)).chain(nfs).collect(),
         ports: vec![port("left", left, MTU), port("right", right, if tunneled { UNDERLAY_MTU } else { MTU })],
         endpoints,
-        tunnel: tunneled.then(tunnel),
+        tunnel: tunneled.then(|| tunnel("right")),
         limits: limits(spec),
     }
 }
@@ -99,7 +99,8 @@ fn cpu(spec: &TrialSpec, index: usize, by_hand: bool) -> u16 {
     if by_hand || index == 0 {
         return spec.cpu;
     }
-    let mut others = (0..u16::MAX).filter(|&cpu| cpu != spec.cpu && cpu != spec.control_cpu);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u16;
+    let mut others = (0..cpus).filter(|&cpu| cpu != spec.cpu && cpu != spec.control_cpu);
     others.nth(index - 1).unwrap_or(spec.control_cpu)
 }
 
@@ -114,7 +115,8 @@ fn limits(spec: &TrialSpec) -> Limits {
     }
 }
 
-fn nf(at: usize, function: &Function) -> NfLaunch {
+/// A chain's NF.
+pub fn nf(at: usize, function: &Function) -> NfLaunch {
     NfLaunch {
         vport: VportId(FIRST_NF + at as u16),
         vni: vni(),
@@ -125,7 +127,8 @@ fn nf(at: usize, function: &Function) -> NfLaunch {
     }
 }
 
-fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
+/// An endpoint in 10.`net`.0.0/16, alone on its port.
+pub fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
     let gateway = SERVER_GATEWAY.octets();
     let gateway = IpAddr::from([gateway[0], net, gateway[2], gateway[3]]);
     let prefix = format!("10.{net}.0.0/16");
@@ -141,10 +144,11 @@ fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
     }
 }
 
-fn tunnel() -> TunnelLaunch {
+/// The tunnel to the other host.
+pub fn tunnel(port: &str) -> TunnelLaunch {
     let prefix = ipnet::Ipv4Net::new(VTEP, 24).unwrap_or_else(|_| VTEP.into());
     TunnelLaunch {
-        port: "right".to_owned(),
+        port: port.to_owned(),
         address: prefix.into(),
         gateway: None,
         peers: vec![PEER_VTEP.into()],

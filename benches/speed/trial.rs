@@ -18,11 +18,11 @@ const SETTLE_STEP: Duration = Duration::from_millis(50);
 /// The lcore that takes packets in and sends them.
 const IO: usize = 0;
 
-/// Allocations of this process since it started, all threads.
 #[global_allocator]
 static ALLOCATIONS: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
 
-fn allocations() -> u64 {
+/// Allocations of this process since it started, all threads.
+pub fn allocations() -> u64 {
     let stats = ALLOCATIONS.stats();
     (stats.allocations + stats.reallocations) as u64
 }
