@@ -15,9 +15,13 @@
 //! - [`driver`]: one [`plan::Plan`] run over one path; [`search`]: the highest rate without loss.
 //! - [`report`], [`text`], [`plot`]: the figures, and the machine that they were measured on ([`machine`]).
 //!
+//! Two more benches send no packets: [`steering`] compares ways to steer chains over one modelled traffic, [`compose`] measures what
+//! composing a specification costs. Each has its own report.
+//!
 //! Units: times are nanoseconds of the path's own monotonic clock, rates are flows per second.
 #![forbid(unsafe_code)]
 
+pub mod compose;
 pub mod driver;
 pub mod echo;
 pub mod in_process;
@@ -35,6 +39,7 @@ pub mod search;
 #[cfg(test)]
 mod simulated;
 pub mod speed;
+pub mod steering;
 pub mod text;
 pub mod udp;
 

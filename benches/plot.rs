@@ -191,8 +191,6 @@ mod tests {
     #[test]
     fn a_plot_has_a_title_both_axes_with_units_and_a_line_in_the_legend_for_each_curve() {
         let svg = svg(&simulated::long_tailed_report()).unwrap();
-        std::fs::write("/tmp/plot.svg", &svg).unwrap();
-        std::fs::write("/tmp/plot.txt", simulated::long_tailed_report().text()).unwrap();
         let texts = [
             "Flow setup: latency of first and established packets",
             "Percentile of packets that came out",

@@ -72,9 +72,9 @@ impl Rig {
         let file = directory.join("bench.yaml");
         std::fs::write(&file, yaml(options)).map_err(|error| failed("write the configuration", &error))?;
         let config = config::load(&file).map_err(|error| failed("read the rig's configuration", &error))?;
-        let composition = compose::compose(&config, &compose::Numbers::default())
+        let composition = compose::compose(&config, &compose::State::default(), None)
             .map_err(|error| failed("compose the rig's chain", &error))?;
-        let launch = process::launch_now(&composition.hosts[0]);
+        let launch = process::launch_now(&composition.hosts[0].launch, composition.hosts[0].hugepages);
         let eal = eal_config(&launch).map_err(|error| failed("launch", &error))?;
         let eal = Eal::init(eal).map_err(|error| failed("start DPDK", &error))?;
         let clock = Clock::new(&eal);
@@ -83,7 +83,7 @@ impl Rig {
         let mut devices = OpenDevices::new();
         let left = ring_port(&eal, "left", &mut devices)?;
         let right = ring_port(&eal, "right", &mut devices)?;
-        let dataplane =
+        let mut dataplane =
             Dataplane::with_devices(eal, &launch, devices).map_err(|error| failed("launch the forwarder", &error))?;
         let template = template(mac_of(&dataplane, "left")?);
         let template_headers =
@@ -92,7 +92,7 @@ impl Rig {
             .map_err(|error| failed("listen for the controller", &error))?;
         let dataplane = std::thread::spawn(move || {
             let mut signals = control::signals().map_err(|error| error.to_string())?;
-            control::serve(&dataplane, listener, &mut signals).map_err(|error| error.to_string())?;
+            control::serve(&mut dataplane, listener, &mut signals).map_err(|error| error.to_string())?;
             Ok(dataplane.stop())
         });
         let controller_options = controller_options(&file, &directory, options);
@@ -296,7 +296,7 @@ fn ring_port(eal: &Eal, name: &str, devices: &mut OpenDevices) -> Result<RingPor
 }
 
 fn mac_of(dataplane: &Dataplane, name: &str) -> Result<MacAddr, RigError> {
-    let report = dataplane.hello.ports.iter().find(|port| port.name == name);
+    let report = dataplane.hello().ports.iter().find(|port| port.name == name);
     let bytes =
         report.map(|port| port.mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>());
     match bytes {
@@ -326,6 +326,7 @@ fn controller_options(file: &FilePath, directory: &FilePath, options: &Options) 
     ControllerOptions {
         host: HOST.to_owned(),
         config: file.to_owned(),
+        key_file: None,
         run_dir: Some(directory.to_owned()),
         dataplane: None,
         replace: false,

@@ -45,8 +45,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let launch = read_launch(&arguments.launch)?;
     let mut signals = control::signals().context("cannot catch SIGTERM and SIGINT")?;
     let listener = Listener::bind(&arguments.socket)?;
-    let dataplane = Dataplane::launch(&launch)?;
-    let Ended { reason } = control::serve(&dataplane, listener, &mut signals)?;
+    let mut dataplane = Dataplane::launch(&launch)?;
+    let Ended { reason } = control::serve(&mut dataplane, listener, &mut signals)?;
     tracing::info!("stopping: {reason}");
     let balance = dataplane.stop();
     tracing::info!("{balance}");

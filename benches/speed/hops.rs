@@ -43,16 +43,16 @@ pub fn run(spec: &TrialSpec, first_packets: bool) -> Result<TrialResult, SpeedEr
     let (eal, devices, _) = site::start_eal(spec)?;
     let launch = super::rules::launch(spec);
     let assembly = Assembly::build(&eal, &launch, devices).map_err(|error| failed("build the dataplane", error))?;
-    let (fds, ends) = link::create(launch.lcores.len()).map_err(|error| failed("make the rings", error))?;
-    for (mailbox, link) in assembly.mailboxes.iter().zip(ends) {
-        mailbox.force_push(link);
-    }
+    let Assembly { mut roster, lcores } = assembly;
+    let (fds, ends, memory) = roster.link().map_err(|error| failed("make the rings", error))?;
+    roster.attach(ends, memory);
     let (ends, _) = link::open(fds).map_err(|error| failed("open the rings", error))?;
     let mut links = Links::new(ends);
-    let reader = CountersReader::open(&assembly.counters).map_err(|error| failed("read the counters", error))?;
+    let reader = CountersReader::open(&roster.counters).map_err(|error| failed("read the counters", error))?;
     let cycles = launch.lcores.iter().map(|_| AtomicU64::new(0)).collect();
     let board = Arc::new(Board { state: AtomicU8::new(FILL), cycles });
-    let (clock, seen, lcores) = (Clock::new(&eal), Arc::clone(&board), assembly.lcores);
+    let (clock, seen) = (Clock::new(&eal), Arc::clone(&board));
+    let lcores: Vec<Box<dyn Poll>> = lcores.into_iter().flatten().collect(); // none is spare
     let polls = (0..lcores.len()).map(|_| Histogram::new_with_max(CYCLES_MAX, 3)).collect::<Result<Polls, _>>();
     let polls = polls.map_err(|error| failed("note cycles", error))?;
     let poll = move || poll(lcores, clock, &seen, polls);

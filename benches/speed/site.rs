@@ -52,15 +52,13 @@ impl Site {
         if let Some(device) = feeder.as_ref().and_then(Feeder::device) {
             devices.insert("left".to_owned(), device);
         }
-        let dataplane =
+        let mut dataplane =
             Dataplane::with_devices(eal, &launch, devices).map_err(|error| failed("launch the dataplane", error))?;
         check_macs(&dataplane, spec.source)?;
-        let (fds, lcores) = link::create(dataplane.mailboxes.len()).map_err(|error| failed("make the rings", error))?;
-        for (mailbox, link) in dataplane.mailboxes.iter().zip(lcores) {
-            mailbox.force_push(link);
-        }
+        let (fds, ends, memory) = dataplane.link().map_err(|error| failed("make the rings", error))?;
+        dataplane.attach(ends, memory);
         let (lcores, _) = link::open(fds).map_err(|error| failed("open the rings", error))?;
-        let reader = CountersReader::open(&dataplane.counters).map_err(|error| failed("read the counters", error))?;
+        let reader = CountersReader::open(dataplane.counters()).map_err(|error| failed("read the counters", error))?;
         let mut links = Links::new(lcores);
         links.install_tags(spec)?;
         links.install_flows(spec)?;
@@ -104,7 +102,7 @@ pub fn start_eal(spec: &TrialSpec) -> Result<Started, SpeedError> {
 
 /// The pcap was written before the devices were there; its frames must be for them.
 fn check_macs(dataplane: &Dataplane, source: Source) -> Result<(), SpeedError> {
-    let found: Vec<&str> = dataplane.hello.ports.iter().map(|port| port.mac.as_str()).collect();
+    let found: Vec<&str> = dataplane.hello().ports.iter().map(|port| port.mac.as_str()).collect();
     let expected = match source {
         Source::Pcap => [LEFT_MAC, RIGHT_MAC],
         Source::Ring => [RING_MAC_PORT, LEFT_MAC],

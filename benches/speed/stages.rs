@@ -175,14 +175,22 @@ impl Rig {
             ends.push(end);
         }
         let assembly = Assembly::build(&eal, &launch, devices).map_err(|error| failed("build the dataplane", error))?;
-        let macs = assembly.hello.ports.iter().map(|port| mac(&port.mac)).collect();
-        let (fds, lcore_ends) = link::create(launch.lcores.len()).map_err(|error| failed("make the rings", error))?;
-        for (mailbox, link) in assembly.mailboxes.iter().zip(lcore_ends) {
-            mailbox.force_push(link);
-        }
+        let Assembly { mut roster, lcores } = assembly;
+        let macs = roster.hello.ports.iter().map(|port| mac(&port.mac)).collect();
+        let (fds, lcore_ends, memory) = roster.link().map_err(|error| failed("make the rings", error))?;
+        roster.attach(lcore_ends, memory);
         let (links, _) = link::open(fds).map_err(|error| failed("open the rings", error))?;
-        let mempool = assembly.mempools.first().ok_or_else(|| failed("find a mempool", "there is none"))?.clone();
-        Ok(Self { lcores: assembly.lcores, ends, macs, links, mempool, now_ns: 1_000, epoch: 0, _eal: eal })
+        let mempool = roster.mempools().next().ok_or_else(|| failed("find a mempool", "there is none"))?.clone();
+        Ok(Self {
+            lcores: lcores.into_iter().flatten().collect(),
+            ends,
+            macs,
+            links,
+            mempool,
+            now_ns: 1_000,
+            epoch: 0,
+            _eal: eal,
+        })
     }
 
     /// The stations behind the right and the underlay port ask for the host, so that it knows them.

@@ -8,6 +8,9 @@
 //! file (section header, one interface per vport and side named `acme/edge/1 in` and `acme/edge/1 out`, nanosecond time
 //! stamps, then packets) until the client hangs up. A reader that is too slow loses packets, never the flows their setup.
 //!
+//! [`Request::Apply`] and [`Request::Operate`] with `progress` are answered by several lines: [`Response::Progress`] as often as
+//! something changes, then the answer.
+//!
 //! Errors: a request that can't be served is answered by [`Response::Failed`]; the connection stays open.
 
 use std::collections::BTreeMap;
@@ -19,6 +22,9 @@ use std::time::Duration;
 
 use packet::{Direction, DropClass, FiveTuple};
 use serde::{Deserialize, Serialize};
+
+use crate::config::operations::Operation;
+pub use crate::distribution::Phase;
 
 /// The API socket's name in the run directory.
 pub const SOCKET_NAME: &str = "api.sock";
@@ -78,7 +84,29 @@ pub enum Request {
         allow_restart: bool,
         /// Only say what would change.
         dry_run: bool,
+        /// Say how far it is, in lines of [`Response::Progress`] before the answer.
+        #[serde(default)]
+        progress: bool,
     },
+    /// Take operations on top of the configuration into force.
+    Operate {
+        /// In order.
+        operations: Vec<Operation>,
+        /// Only say what would change.
+        dry_run: bool,
+        /// As with [`Request::Apply`].
+        #[serde(default)]
+        progress: bool,
+    },
+    /// The document in force.
+    Config,
+    /// What the audit of flows' affinity found.
+    Audit {
+        /// On all hosts; otherwise on this one.
+        everywhere: bool,
+    },
+    /// Each host's version.
+    Versions,
     /// Stream a capture; see the module's text.
     Capture {
         /// A vport's name, or `all`.
@@ -115,8 +143,16 @@ pub enum Response {
     Drops(Vec<DropRow>),
     /// To [`Request::Counters`].
     Counters(CountersSnapshot),
-    /// To [`Request::Apply`].
+    /// To [`Request::Apply`] and [`Request::Operate`].
     Applied(Applied),
+    /// How far a change is; further lines follow.
+    Progress(Progress),
+    /// To [`Request::Config`].
+    Config(ConfigInForce),
+    /// To [`Request::Audit`].
+    Audit(Audit),
+    /// To [`Request::Versions`].
+    Versions(Vec<VersionRow>),
     /// To [`Request::Capture`]: pcapng bytes follow.
     Capturing {
         /// The vports that are captured.
@@ -147,6 +183,8 @@ pub enum FailureKind {
     BadConfiguration,
     /// The change needs a restart of the dataplane and the request does not allow it.
     NeedsRestart,
+    /// A host says no, or can't be reached; the old version stays in force everywhere.
+    Refused,
     /// The name is not known here.
     NotFound,
     /// The dataplane is not attached at the moment, or did not answer in time.
@@ -168,6 +206,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// The configuration file in force.
     pub config_file: String,
+    /// Counted up with each change.
+    pub config_version: u64,
     /// The last epoch that was committed.
     pub epoch: u64,
     /// Flow misses answered with a rule since the controller started.
@@ -272,6 +312,10 @@ pub struct InstanceRow {
     pub cpu: u16,
     /// How it is.
     pub state: InstanceState,
+    /// Seconds since it was taken out of the configuration, if it drains.
+    pub draining_s: Option<u64>,
+    /// A flow that it rewrote though it is not declared a mangler; only of instances of this host.
+    pub rewrites: Option<String>,
     /// The instance's own counters, in its order; empty for instances of other hosts.
     pub counters: Vec<NamedCount>,
 }
@@ -282,6 +326,10 @@ pub struct InstanceRow {
 pub enum InstanceState {
     /// It runs here.
     Running,
+    /// It is not in the configuration any more and ends with its last flow.
+    Draining,
+    /// Its dataplane is starting it.
+    Starting,
     /// It panicked; its paths get no new flows.
     Failed,
     /// It is on another host: ask that host's controller.
@@ -453,19 +501,105 @@ pub enum CounterKind {
     Drops,
 }
 
-/// What an `apply` did, or would do.
+/// What a change did, or would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// Nothing was done: the request was a dry run.
     pub dry_run: bool,
+    /// The version that it makes; the one in force if nothing changes.
+    pub version: u64,
+    /// What manglers make of the chains, one line each.
+    pub transformation: Vec<String>,
     /// The changes, one line each; empty if there are none.
     pub changes: Vec<String>,
-    /// The dataplane was (would be) restarted, and why.
+    /// Hosts on which tag rules change.
+    pub hosts: Vec<HostChange>,
+    /// Dataplanes were (would be) restarted, and why.
     pub restart: Option<String>,
-    /// Flows whose rule stays as it is.
+    /// Flows of this host whose rule stays as it is.
     pub flows_kept: u64,
+    /// Hosts that were lost after all had installed it; they follow once they are back.
+    pub late: Vec<String>,
     /// The configuration's warnings.
     pub warnings: Vec<String>,
+}
+
+/// What a change does to a host's tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostChange {
+    /// The host.
+    pub host: String,
+    /// Tag rules that are new.
+    pub rules_added: usize,
+    /// Tag rules that go.
+    pub rules_removed: usize,
+}
+
+/// How far a change is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The version that it makes.
+    pub version: u64,
+    /// What is being done.
+    pub phase: Phase,
+    /// Hosts that are not done with it.
+    pub waiting: Vec<String>,
+}
+
+/// What all hosts go by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfigInForce {
+    /// Counted up with each change.
+    pub version: u64,
+    /// Names the document.
+    pub digest: String,
+    /// The file's name where it was applied.
+    pub file: String,
+    /// The file's text.
+    pub yaml: String,
+    /// What operators did on top of it, in words.
+    pub operations: Vec<String>,
+}
+
+/// What the audit found: flows that met another path than their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// By host and lcore.
+    pub rows: Vec<AuditRow>,
+    /// Hosts that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// A lcore's audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow {
+    /// The host.
+    pub host: String,
+    /// `io`, or the NF instance.
+    pub lcore: String,
+    /// Packets whose path was compared with their flow's.
+    pub audited_packets: u64,
+    /// Times that a live flow was found on another path than its own.
+    pub violations: u64,
+    /// The last of them: the flow and both paths.
+    pub last: Option<String>,
+}
+
+/// A host's version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRow {
+    /// The host.
+    pub host: String,
+    /// True for the host of this controller.
+    pub here: bool,
+    /// Its controller can be spoken with.
+    pub reachable: bool,
+    /// The version in force there; none if it is not known.
+    pub active: Option<u64>,
+    /// Names its document.
+    pub digest: Option<String>,
+    /// The version that is installed there and waits for its leader's word.
+    pub installed: Option<u64>,
 }
 
 /// The word for a class of drops in answers.
@@ -527,8 +661,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// How long an answer may take; a read-back of a full table and a restart of the dataplane are within it.
-    pub const TIMEOUT: Duration = Duration::from_secs(60);
+    /// How long an answer may take; a read-back of a full table is within it, and a change that restarts dataplanes.
+    pub const TIMEOUT: Duration = Duration::from_secs(150);
 
     /// Connects to the socket at this path.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
@@ -545,19 +679,35 @@ impl Client {
 
     /// Asks and waits for the answer; [`Response::Failed`] becomes [`ClientError::Failed`].
     pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
+        self.call_with_progress(request, &mut |_| {})
+    }
+
+    /// The same; lines of progress before the answer are passed on.
+    pub fn call_with_progress(
+        &mut self,
+        request: &Request,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Response, ClientError> {
         let mut line = serde_json::to_string(request).map_err(|source| self.unreadable(source))?;
         line.push('\n');
         self.stream.get_mut().write_all(line.as_bytes()).map_err(|source| self.broken(source))?;
+        loop {
+            match self.answer()? {
+                Response::Progress(line) => progress(line),
+                Response::Failed(failure) => return Err(ClientError::Failed(failure)),
+                response => return Ok(response),
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Result<Response, ClientError> {
         let mut answer = String::new();
         match self.stream.read_line(&mut answer) {
             Err(source) => return Err(self.broken(source)),
             Ok(_) if !answer.ends_with('\n') => return Err(ClientError::HungUp { path: self.path.clone() }),
             Ok(_) => {}
         }
-        match serde_json::from_str(&answer).map_err(|source| self.unreadable(source))? {
-            Response::Failed(failure) => Err(ClientError::Failed(failure)),
-            response => Ok(response),
-        }
+        serde_json::from_str(&answer).map_err(|source| self.unreadable(source))
     }
 
     /// Starts a capture: the vports that are captured, and the pcapng bytes as they come. Dropping the reader ends it.
@@ -617,8 +767,13 @@ mod tests {
 
     #[test]
     fn a_configuration_with_newlines_stays_on_one_line() {
-        let request =
-            Request::Apply { file: "a.yaml".into(), yaml: "a:\n  b\n".into(), allow_restart: false, dry_run: true };
+        let request = Request::Apply {
+            file: "a.yaml".into(),
+            yaml: "a:\n  b\n".into(),
+            allow_restart: false,
+            dry_run: true,
+            progress: false,
+        };
         let line = serde_json::to_string(&request).unwrap();
         assert!(!line.contains('\n'));
         assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);

@@ -8,14 +8,17 @@
 //!   spread out evenly.
 //! - A flow that has a session keeps its path, so a rule that was lost comes back as it was.
 //! - Paths through a failed instance are not chosen any more.
+//! - While hosts turn to a next plan one after the other, a flow may come out of a mangler's instance that only the next plan has
+//!   a way on for: a head elsewhere goes by it already, so every host has its rules, and the flow goes by it here too.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use packet::{FlowKey, PathId, VportId};
+use shm::launch::{LcoreLaunch, RoleLaunch};
 use shm::rules::{ExactAction, ExactRule};
 
-use crate::compose::{Composition, Head, HostPart, InstancePath, Place, Subchain};
+use crate::compose::{Composition, Element, HostPart, InstancePath, Place};
 use crate::config::Config;
 
 /// What one host's controller goes by.
@@ -59,9 +62,15 @@ struct Session {
 #[derive(Debug)]
 pub struct Sessions {
     plan: Arc<Plan>,
+    /// The next plan, whose rules are installed.
+    next: Option<Arc<Plan>>,
     flows: HashMap<FlowKey, Session, ahash::RandomState>,
     turns: HashMap<(usize, Place), Turns>,
-    failed: HashSet<Place>,
+    next_turns: HashMap<(usize, Place), Turns>,
+    /// Vports of this host's instances that are out of use.
+    failed: HashSet<VportId>,
+    /// Hosts and vports of other hosts' instances that are out of use.
+    elsewhere: HashSet<(usize, VportId)>,
     per_path: HashMap<PathId, u64>,
     now: u64,
 }
@@ -94,9 +103,12 @@ impl Sessions {
     pub fn new(plan: Arc<Plan>) -> Self {
         Self {
             plan,
+            next: None,
             flows: HashMap::default(),
             turns: HashMap::new(),
+            next_turns: HashMap::new(),
             failed: HashSet::new(),
+            elsewhere: HashSet::new(),
             per_path: HashMap::new(),
             now: 0,
         }
@@ -107,10 +119,20 @@ impl Sessions {
         &self.plan
     }
 
+    /// The next plan's rules are installed here and its turn will come; none: it was given up.
+    pub fn prepare(&mut self, next: Option<Arc<Plan>>) {
+        self.next = next;
+        self.next_turns.clear();
+    }
+
     /// Goes by another plan from now on; flows keep the rules that they have.
     pub fn adopt_plan(&mut self, plan: Arc<Plan>) {
-        self.plan = plan;
+        let old = std::mem::replace(&mut self.plan, plan);
         self.turns.clear();
+        self.prepare(None);
+        // A number may have passed on to another instance.
+        let (old, new) = (running(&old), running(&self.plan));
+        self.failed.retain(|vport| old.get(vport) == new.get(vport));
     }
 
     /// Goes by another plan for another dataplane: vports and lcores may be others. Flows go on if their head and their path
@@ -119,6 +141,7 @@ impl Sessions {
         let old = std::mem::replace(&mut self.plan, plan);
         self.turns.clear();
         self.failed.clear();
+        self.prepare(None);
         let flows = std::mem::take(&mut self.flows);
         self.per_path.clear();
         let before = flows.len();
@@ -142,21 +165,29 @@ impl Sessions {
             return Ok(ExactRule { key, action: session.action });
         }
         let plan = Arc::clone(&self.plan);
-        let place = plan.part().vports.get(usize::from(key.vport.0)).map_or(Place::Tunnel, |vport| vport.place);
-        let subchain = first_subchain(&plan, place, &key)?;
-        let head = plan.composition.subchains[subchain].head(place).ok_or(Rejection::NoHead)?;
-        let path = self.choose(&plan, subchain, head).ok_or(Rejection::NoPath)?;
-        let action = plan.composition.paths[path].action;
+        let found = begin(&plan, &key);
+        let is_live = |plan: &Plan, found: &Result<(usize, Place), Rejection>| {
+            found.as_ref().is_ok_and(|(subchain, _)| plan.composition.takes_new_flows(*subchain))
+        };
+        let next = self.next.clone().filter(|next| is_instance(next, key.vport) && !is_live(&plan, &found));
+        let by_next = next.map(|next| (begin(&next, &key), next)).filter(|(found, next)| is_live(next, found));
+        let action = match by_next {
+            Some((found, next)) => self.choose(&next, found?, true),
+            None => self.choose(&plan, found?, false),
+        };
+        let action = action.ok_or(Rejection::NoPath)?;
         self.record(key, action);
         Ok(ExactRule { key, action })
     }
 
-    fn choose(&mut self, plan: &Plan, subchain: usize, head: &Head) -> Option<usize> {
-        let usable = |path: usize| !touches(&plan.composition.paths[path], &self.failed);
+    fn choose(&mut self, plan: &Plan, (subchain, place): (usize, Place), by_next: bool) -> Option<ExactAction> {
+        let head = plan.composition.subchains[subchain].head(place)?;
+        let usable = |path: usize| !touches(plan, &plan.composition.paths[path], &self.failed, &self.elsewhere);
         let weights: Vec<u32> =
             head.choices.iter().map(|(path, weight)| if usable(*path) { *weight } else { 0 }).collect();
-        let turn = self.turns.entry((subchain, head.place)).or_default().take(&weights)?;
-        head.choices.get(turn).map(|(path, _)| *path)
+        let turns = if by_next { &mut self.next_turns } else { &mut self.turns };
+        let turn = turns.entry((subchain, place)).or_default().take(&weights)?;
+        head.choices.get(turn).map(|(path, _)| plan.composition.paths[*path].action)
     }
 
     fn record(&mut self, key: FlowKey, action: ExactAction) {
@@ -174,7 +205,7 @@ impl Sessions {
 
     /// Whether new flows may take the path.
     pub fn is_usable(&self, path: PathId) -> bool {
-        self.plan.composition.path(path).is_none_or(|path| !touches(path, &self.failed))
+        self.plan.composition.path(path).is_none_or(|path| !touches(&self.plan, path, &self.failed, &self.elsewhere))
     }
 
     /// A rule that is installed already, said by an earlier controller.
@@ -189,21 +220,28 @@ impl Sessions {
         }
     }
 
+    /// These instances of this host are out of use, and these of other hosts, and no others.
+    pub fn avoid(&mut self, here: HashSet<VportId>, elsewhere: HashSet<(usize, VportId)>) {
+        (self.failed, self.elsewhere) = (here, elsewhere);
+    }
+
     /// Takes an instance of this host out of use; false if the vport is none.
     pub fn fail(&mut self, vport: VportId) -> bool {
-        let place = self.plan.part().vports.get(usize::from(vport.0)).map(|vport| vport.place);
-        match place {
-            Some(place @ Place::Instance(..)) => {
-                self.failed.insert(place);
-                true
-            }
-            _ => false,
+        let found = is_instance(&self.plan, vport) || self.next.as_ref().is_some_and(|next| is_instance(next, vport));
+        if found {
+            self.failed.insert(vport);
         }
+        found
     }
 
     /// Instances that were taken out of use.
     pub fn failed(&self) -> Vec<Place> {
-        self.failed.iter().copied().collect()
+        let here = self.failed.iter().map(|vport| place(&self.plan, *vport));
+        let there = |(host, vport): &(usize, VportId)| {
+            let part = self.plan.composition.hosts.get(*host)?;
+            part.vports.get(usize::from(vport.0)).map(|vport| vport.place)
+        };
+        here.chain(self.elsewhere.iter().filter_map(there)).collect()
     }
 
     /// A new dataplane: its instances all run.
@@ -245,31 +283,74 @@ impl Sessions {
         self.flows.is_empty()
     }
 
+    /// Flows from endpoints by the chain that takes them, as tenant and chain: every flow is looked at.
+    pub fn per_chain(&self) -> HashMap<(usize, usize), u64> {
+        let mut counts = HashMap::new();
+        for key in self.flows.keys() {
+            let vport = self.plan.part().vports.get(usize::from(key.vport.0));
+            let Some(Place::Endpoint(tenant, endpoint)) = vport.map(|vport| vport.place) else { continue };
+            if let Some(chain) = chain_of(&self.plan, tenant, endpoint, key) {
+                *counts.entry((tenant, chain)).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// Flows per path.
     pub fn per_path(&self) -> &HashMap<PathId, u64> {
         &self.per_path
     }
 }
 
-fn touches(path: &InstancePath, failed: &HashSet<Place>) -> bool {
-    !failed.is_empty() && path.elements.iter().any(|element| failed.contains(&element.place))
+fn touches(plan: &Plan, path: &InstancePath, failed: &HashSet<VportId>, elsewhere: &HashSet<(usize, VportId)>) -> bool {
+    let has_failed = |element: &Element| {
+        (element.host == plan.host && failed.contains(&element.vport))
+            || elsewhere.contains(&(element.host, element.vport))
+    };
+    !(failed.is_empty() && elsewhere.is_empty()) && path.elements.iter().any(has_failed)
+}
+
+fn place(plan: &Plan, vport: VportId) -> Place {
+    plan.part().vports.get(usize::from(vport.0)).map_or(Place::Free, |vport| vport.place)
+}
+
+fn is_instance(plan: &Plan, vport: VportId) -> bool {
+    let runs = |lcore: &LcoreLaunch| matches!(&lcore.role, RoleLaunch::Nf(nf) if nf.vport == vport);
+    plan.part().launch.lcores.iter().any(runs)
+}
+
+/// The host's instances as its dataplane calls them.
+fn running(plan: &Plan) -> HashMap<VportId, String> {
+    let name = |lcore: &LcoreLaunch| match &lcore.role {
+        RoleLaunch::Nf(nf) => Some((nf.vport, nf.instance.clone())),
+        _ => None,
+    };
+    plan.part().launch.lcores.iter().filter_map(name).collect()
+}
+
+/// The subchain that a flow enters, and where.
+fn begin(plan: &Plan, key: &FlowKey) -> Result<(usize, Place), Rejection> {
+    let place = place(plan, key.vport);
+    Ok((first_subchain(plan, place, key)?, place))
+}
+
+/// The chain of a tenant that takes a flow from this endpoint.
+fn chain_of(plan: &Plan, tenant_index: usize, endpoint: usize, key: &FlowKey) -> Option<usize> {
+    let tenant = plan.config.tenants.get(tenant_index)?;
+    let takes =
+        |chain: &&usize| tenant.chains.get(**chain).is_some_and(|chain| chain.selector.matches(&key.five_tuple));
+    plan.composition.chains_from(tenant_index, endpoint).iter().find(takes).copied()
 }
 
 /// The subchain that a flow from this place enters.
 fn first_subchain(plan: &Plan, place: Place, key: &FlowKey) -> Result<usize, Rejection> {
     match place {
         Place::Endpoint(tenant_index, endpoint) => {
-            let tenant = plan.config.tenants.get(tenant_index).ok_or(Rejection::NoHead)?;
-            let takes =
-                |chain: &crate::config::Chain| chain.from == endpoint && chain.selector.matches(&key.five_tuple);
-            let chain = tenant.chains.iter().position(takes).ok_or(Rejection::NoChain)?;
+            let chain = chain_of(plan, tenant_index, endpoint, key).ok_or(Rejection::NoChain)?;
             plan.composition.chains[tenant_index][chain].first().copied().ok_or(Rejection::NoPath)
         }
-        Place::Instance(..) => {
-            let begins = |subchain: &Subchain| subchain.head(place).is_some();
-            plan.composition.subchains.iter().position(begins).ok_or(Rejection::NoHead)
-        }
-        Place::Tunnel => Err(Rejection::NoHead),
+        Place::Instance(..) | Place::Retired(..) => plan.composition.subchain_from(place).ok_or(Rejection::NoHead),
+        Place::Tunnel | Place::Free => Err(Rejection::NoHead),
     }
 }
 

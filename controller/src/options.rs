@@ -14,15 +14,27 @@ pub struct Options {
     #[arg(long)]
     pub host: String,
     /// The configuration file, the same for all hosts
+    ///
+    /// It is what hosts begin with: version 1, the same on all of them. What is applied afterwards is a higher version, kept in
+    /// the run directory as long as the dataplane runs. A controller that is started again goes on with that version, or with
+    /// the newest that another host has, and warns if this file says something else; `towpath apply` takes the file into
+    /// force. Ending a controller in order together with its dataplane forgets the version there.
     #[arg(long, default_value = "towpath.yaml")]
     pub config: PathBuf,
+    /// A secret of 32 bytes or more, the same on all hosts, that controllers prove to each other that they know
+    ///
+    /// What they say to each other is then encrypted (Noise, NNpsk0). Without it whoever is on the network of the hosts'
+    /// `controller:` addresses can change the configuration: keep that network to yourself. The file must be closed to
+    /// other users.
+    #[arg(long)]
+    pub key_file: Option<PathBuf>,
     /// Where sockets and logs are; closed to other users [default: /run/towpath/ and the host's name]
     #[arg(long)]
     pub run_dir: Option<PathBuf>,
     /// The dataplane's program [default: towpath-dataplane beside this program]
     #[arg(long)]
     pub dataplane: Option<PathBuf>,
-    /// Replace a running dataplane that was started with something else than the configuration wants
+    /// Replace a running dataplane that is something else than the version in force wants
     #[arg(long)]
     pub replace: bool,
     /// Leave the dataplane running at SIGTERM and SIGINT

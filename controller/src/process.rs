@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use shm::attach::{AttachError, Attached};
-use shm::launch::Launch;
+use shm::launch::{EndpointLaunch, Launch, RoleLaunch};
 
-use crate::compose::HostPart;
 use crate::config::Hugepages;
 
 /// The dataplane's program.
@@ -146,12 +145,30 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), ProcessError> {
 }
 
 /// The document to start a dataplane with: `auto` hugepages become what the machine has now.
-pub fn launch_now(part: &HostPart) -> Launch {
-    let mut launch = part.launch.clone();
-    if part.hugepages == Hugepages::Auto {
+pub fn launch_now(launch: &Launch, hugepages: Hugepages) -> Launch {
+    let mut launch = launch.clone();
+    if hugepages == Hugepages::Auto {
         launch.eal.hugepages = free_hugepages_mib() >= u64::from(launch.eal.memory_mib);
     }
     launch
+}
+
+/// What is in either of two documents: instances and endpoints of the one that is installed and of the one in force. Where
+/// both want the same lcore or vport for something else, the installed one has it.
+pub fn union(active: &Launch, installed: &Launch) -> Launch {
+    let mut both = installed.clone();
+    for (lcore, old) in both.lcores.iter_mut().zip(&active.lcores) {
+        if lcore.role == RoleLaunch::Spare && matches!(old.role, RoleLaunch::Nf(_)) {
+            lcore.clone_from(old);
+        }
+    }
+    let gone = |old: &&EndpointLaunch| installed.endpoints.iter().all(|new| new.vport != old.vport);
+    both.endpoints.extend(active.endpoints.iter().filter(gone).cloned());
+    if let (Some(tunnel), Some(old)) = (&mut both.tunnel, &active.tunnel) {
+        let gone = |vni: &&packet::Vni| installed.tunnel.as_ref().is_none_or(|new| !new.vnis.contains(vni));
+        tunnel.vnis.extend(old.vnis.iter().filter(gone));
+    }
+    both
 }
 
 /// Free hugepage memory of every size, MiB.
@@ -166,11 +183,32 @@ fn free_hugepages_mib() -> u64 {
     sizes.flatten().filter_map(mib_of).sum()
 }
 
-/// In what a running dataplane differs from what it should be, one line each: `ports[1].mtu: 1500 runs, 9000 is wanted`.
-pub fn differences(running: &Launch, part: &HostPart) -> Vec<String> {
-    let mut wanted = part.launch.clone();
-    if part.hugepages == Hugepages::Auto {
+/// The document as a running dataplane would say it: hugepages are what it found.
+pub fn as_running(running: &Launch, wanted: &Launch, hugepages: Hugepages) -> Launch {
+    let mut wanted = wanted.clone();
+    if hugepages == Hugepages::Auto {
         wanted.eal.hugepages = running.eal.hugepages;
+    }
+    wanted
+}
+
+/// In what a running dataplane differs from what it should be and can't become without a restart, one line each:
+/// `ports[1].mtu: 1500 runs, 9000 is wanted`.
+pub fn differences(running: &Launch, wanted: &Launch, hugepages: Hugepages) -> Vec<String> {
+    let mut wanted = as_running(running, wanted, hugepages);
+    for (old, new) in running.lcores.iter().zip(&mut wanted.lcores) {
+        match (&old.role, &mut new.role) {
+            // An instance starts, or ends.
+            (RoleLaunch::Spare, RoleLaunch::Nf(_)) | (RoleLaunch::Nf(_), RoleLaunch::Spare) => new.clone_from(old),
+            (RoleLaunch::Spare, RoleLaunch::Spare) => new.cpu = old.cpu,
+            (RoleLaunch::Nf(old), RoleLaunch::Nf(new)) => new.mangles = old.mangles,
+            _ => {}
+        }
+    }
+    wanted.endpoints.clone_from(&running.endpoints);
+    if let (Some(old), Some(new)) = (&running.tunnel, &mut wanted.tunnel) {
+        new.peers.clone_from(&old.peers);
+        new.vnis.clone_from(&old.vnis);
     }
     let as_json = |launch: &Launch| serde_json::to_value(launch).unwrap_or_default();
     let mut lines = Vec::new();
@@ -207,27 +245,55 @@ fn compare(path: &str, running: &Value, wanted: &Value, lines: &mut Vec<String>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::{Numbers, compose};
+    use crate::compose::{HostPart, State, compose};
     use crate::config;
 
     fn part() -> HostPart {
         let config = config::parse("e.yaml", config::EXAMPLE).unwrap();
-        compose(&config, &Numbers::default()).unwrap().hosts.remove(0)
+        compose(&config, &State::default(), None).unwrap().hosts.remove(0).as_ref().clone()
     }
 
     #[test]
     fn differences_name_the_key_and_both_values() {
         let part = part();
-        assert_eq!(differences(&part.launch, &part), [""; 0]);
+        let found = |running: &Launch| differences(running, &part.launch, Hugepages::Auto);
+        assert_eq!(found(&part.launch), [""; 0]);
         let mut running = part.launch.clone();
         running.ports[1].mtu = 9_000;
-        running.endpoints[0].next_hops.push("10.1.0.9".parse().unwrap());
         running.eal.hugepages = false;
-        let expected = [
-            "endpoints[0].next_hops[0]: \"10.1.0.9\" runs, nothing is wanted",
-            "ports[1].mtu: 9000 runs, 1500 is wanted",
-        ];
-        assert_eq!(differences(&running, &part), expected, "hugepages are automatic, so they don't count");
+        let expected = ["ports[1].mtu: 9000 runs, 1500 is wanted"];
+        assert_eq!(found(&running), expected, "hugepages are automatic, so they don't count");
+        let mut running = part.launch.clone();
+        if let RoleLaunch::Nf(nf) = &mut running.lcores[1].role {
+            nf.function = "passthrough".into();
+        }
+        assert_eq!(found(&running).len(), 1, "a running instance is what it is");
+        running.lcores.pop();
+        assert_eq!(found(&running).len(), 2, "{:?}", found(&running));
+    }
+
+    /// Breaks if a change that a running dataplane can make would restart it.
+    #[test]
+    fn instances_and_endpoints_come_and_go_without_a_restart() {
+        let part = part();
+        let mut running = part.launch.clone();
+        running.lcores[1].role = RoleLaunch::Spare;
+        running.endpoints[0].next_hops.push("10.1.0.9".parse().unwrap());
+        running.tunnel.as_mut().unwrap().vnis.clear();
+        assert_eq!(differences(&running, &part.launch, Hugepages::Auto), [""; 0]);
+        assert_eq!(differences(&part.launch, &running, Hugepages::Auto), [""; 0]);
+    }
+
+    /// Breaks if installing what comes ends what is still in force.
+    #[test]
+    fn both_documents_have_their_instances_and_endpoints() {
+        let part = part();
+        let mut next = part.launch.clone();
+        next.lcores[1].role = RoleLaunch::Spare;
+        next.endpoints.clear();
+        next.tunnel.as_mut().unwrap().vnis.clear();
+        assert_eq!(union(&part.launch, &next), part.launch);
+        assert_eq!(union(&next, &part.launch), part.launch);
     }
 
     #[test]

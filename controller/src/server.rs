@@ -10,12 +10,18 @@
 //!      ▲                   │
 //!      └── it ended again ─┘   (at the very first start: its last words are our error, and we end)
 //! ```
+//!
+//! `versions` does what the [`Machine`](crate::distribution::Machine) wants, `install` takes a version into force on this
+//! host, `change` is what operators ask for, `peers` asks other controllers.
 
 mod answers;
 mod change;
 mod connection;
+mod install;
 mod life;
-mod numbers_file;
+mod peers;
+mod record_file;
+mod versions;
 
 use std::collections::HashMap;
 use std::io;
@@ -37,6 +43,7 @@ use shm::hello::Hello;
 use signal_hook_mio::v1_0::Signals;
 
 use crate::api::{self, Failure, FailureKind, Request, Response};
+use crate::distribution::Task;
 use crate::flows::Plan;
 use crate::options::Options;
 use crate::process::Dataplane;
@@ -50,6 +57,8 @@ const WAKER: Token = Token(1);
 const DATAPLANE: Token = Token(2);
 const LISTENER: Token = Token(3);
 const FIRST_CONNECTION: usize = 16;
+/// Tokens from here on are the links' to other controllers.
+const FIRST_LINK: usize = 1 << 32;
 
 /// API connections at a time.
 const MAX_CONNECTIONS: usize = 64;
@@ -87,10 +96,12 @@ enum Waiting {
     Stats(Token, Request),
     /// `flows`, at most so many rows.
     Flows(Token, usize),
-    /// `apply`.
-    Apply(Token, Box<change::PendingApply>),
-    /// `apply` that only asks.
-    DryRun(Token, api::Applied),
+    /// The machine: tag rules of an installation.
+    Install(Task),
+    /// The machine: this plan.
+    Activate(Task, Arc<Plan>),
+    /// A change that is only asked about, or is none.
+    DryRun(Token, Box<api::Applied>),
     /// Paths of earlier plans, which may have ended.
     Drain,
     /// Nobody: housekeeping.
@@ -118,8 +129,7 @@ struct Server {
     next_token: usize,
     waiting: HashMap<Ticket, Waiting>,
     next_ticket: Ticket,
-    /// An `apply` that waits for the dataplane's restart.
-    restarting_for: Option<(Token, api::Applied)>,
+    versions: versions::Versions,
     draining: change::Draining,
     events_lost: u64,
     next_tick: Instant,
@@ -158,11 +168,16 @@ impl Server {
                     WAKER => {}
                     DATAPLANE => self.hear_dataplane(),
                     LISTENER => self.accept(),
+                    token if self.versions.links.owns(token) => {
+                        let heard = self.versions.links.ready(token);
+                        self.hear_links(heard);
+                    }
                     token => self.serve_connection(token),
                 }
             }
             self.hear_reports()?;
             self.pass_captures();
+            self.look_at_versions(Instant::now());
             self.go_on(Instant::now())?;
             if self.handle.is_dead() {
                 return Err(RunError::FlowThread);
@@ -175,9 +190,9 @@ impl Server {
         let next = match &self.state {
             State::Attached(_) => self.next_tick,
             State::Starting { next_look, .. } | State::Ending { next_look, .. } => *next_look,
-            State::BackOff { until } => *until,
+            State::BackOff { until } => self.versions.hold_until.unwrap_or(*until),
         };
-        next.min(self.next_tick)
+        next.min(self.next_tick).min(self.versions.deadline())
     }
 
     fn hear_signals(&mut self, signals: &mut Signals) {
@@ -213,14 +228,37 @@ impl Server {
                         self.respond_late(token, &response);
                     }
                 }
-                Report::Adopted(ticket, result) => {
-                    if let Some(Waiting::Apply(token, pending)) = self.waiting.remove(&ticket) {
-                        self.finish_apply(token, *pending, result);
+                Report::Installed(ticket, result) => {
+                    if let Some(Waiting::Install(task)) = self.waiting.remove(&ticket)
+                        && self.versions.installation == Some(task)
+                    {
+                        let refused =
+                            |reason| self.refusal(vec![format!("its dataplane refused tag rules: {reason:?}")]);
+                        let result = result.map_err(refused);
+                        self.end_installing(result);
+                    }
+                }
+                Report::Activated(ticket, flows) => {
+                    if let Some(Waiting::Activate(task, plan)) = self.waiting.remove(&ticket) {
+                        self.activated(task, plan, flows);
                     }
                 }
                 Report::NfFailed(vport) => {
                     let name = self.plan.part().vport_name(vport);
-                    self.note(format!("{name} panicked and is out of use; restart the dataplane to have it back"));
+                    self.note(format!(
+                        "{name} panicked and is out of use; drain it and scale its function, which adds another"
+                    ));
+                    self.versions.failed.insert(vport);
+                    self.failures_changed();
+                }
+                Report::Rewritten(key, became) => self.hear_rewritten(key, became),
+                Report::Violation(violation) => {
+                    if self.versions.violations.insert(violation.lcore, violation).is_none() {
+                        let at = self.plan.part().vport_name(violation.key.vport);
+                        let (expected, found) = (violation.expected, violation.found);
+                        let flow = violation.key.five_tuple;
+                        self.note(format!("{at}: {flow} belongs to path {expected} and was met on path {found}"));
+                    }
                 }
                 Report::LinkBroken(error) => {
                     self.note(format!("a ring to the dataplane is broken: {error}"));
@@ -239,10 +277,22 @@ impl Server {
                 self.respond_late(token, &response);
             }
             Some(Waiting::DryRun(token, applied)) => {
-                self.respond_late(token, &Response::Applied(api::Applied { flows_kept: stats.sessions, ..applied }));
+                self.respond_late(token, &Response::Applied(api::Applied { flows_kept: stats.sessions, ..*applied }));
             }
             Some(Waiting::Drain) => self.drain(stats),
             _ => {}
+        }
+    }
+
+    /// An instance that is no mangler behaves like one; the operator decides.
+    fn hear_rewritten(&mut self, key: packet::FlowKey, became: packet::FiveTuple) {
+        let example = format!("{} became {became}", key.five_tuple);
+        if self.versions.rewrites.insert(key.vport, example.clone()).is_none() {
+            let name = self.plan.part().vport_name(key.vport);
+            let kind = name.rsplit_once('/').map_or(name.as_str(), |(kind, _)| kind).to_owned();
+            self.note(format!(
+                "{name} rewrites flows though it is not declared to: {example}; declare it (towpath accept {kind})"
+            ));
         }
     }
 
@@ -253,9 +303,8 @@ impl Server {
         let pid = attachment.hello.pid;
         self.failures = 0;
         tracing::info!("dataplane {pid}: {found} exact rules found, {added} tag rules added, {removed} removed");
-        if let Some((token, applied)) = self.restarting_for.take() {
-            self.respond_late(token, &Response::Applied(applied));
-        }
+        self.failures_changed();
+        self.settle_launch();
         if !self.was_ready {
             self.was_ready = true;
             self.listen()?;
@@ -349,15 +398,31 @@ impl Server {
         }
         let response = match request {
             Request::Status | Request::Chains | Request::Paths | Request::Instances => {
-                return self.ask(Waiting::Stats(token, request), Command::Stats);
+                let with_chains = request == Request::Chains;
+                return self.ask(Waiting::Stats(token, request), |ticket| Command::Stats(ticket, with_chains));
             }
             Request::Flows { limit } => return self.ask(Waiting::Flows(token, limit), Command::ReadBack),
-            Request::Apply { file, yaml, allow_restart, dry_run } => {
-                match self.apply(token, &file, &yaml, allow_restart, dry_run) {
+            Request::Apply { file, yaml, allow_restart, dry_run, progress } => {
+                let manner = change::Manner { allow_restart, dry_run, progress };
+                match self.change(token, change::Wish::File { file, yaml }, manner) {
                     Some(response) => response,
                     None => return,
                 }
             }
+            Request::Operate { operations, dry_run, progress } => {
+                let manner = change::Manner { allow_restart: false, dry_run, progress };
+                match self.change(token, change::Wish::Operations(operations), manner) {
+                    Some(response) => response,
+                    None => return,
+                }
+            }
+            Request::Config => self.config_in_force(),
+            Request::Versions => Response::Versions(self.version_rows()),
+            Request::Audit { everywhere: false } => Response::Audit(self.audit()),
+            Request::Audit { everywhere: true } => match self.audit_everywhere(token) {
+                Some(response) => response,
+                None => return,
+            },
             Request::Capture { at, snap } => self.start_capture(token, &at, snap),
             Request::Hosts => Response::Hosts(self.hosts()),
             Request::Lcores => self.lcores(),
@@ -436,5 +501,5 @@ fn away() -> Response {
 
 fn watch(poll: &Poll, stream: &ControlStream) -> io::Result<()> {
     let fd = stream.as_fd().as_raw_fd();
-    poll.registry().register(&mut SourceFd(&fd), DATAPLANE, Interest::READABLE)
+    poll.registry().register(&mut SourceFd(&fd), DATAPLANE, Interest::READABLE | Interest::WRITABLE)
 }

@@ -5,7 +5,8 @@
 //! channels with a waker, so that neither waits for the other.
 //!
 //! Invariants: no exact rule is sent before every tag rule that its path needs is in force, on all lcores of this host. A change
-//! of the plan adds tag rules first, then goes by the new plan; what is old stays until the main thread has it removed.
+//! of the plan is two commands: `Install` puts its tag rules in place beside the old ones, `Activate` goes by the new plan, and
+//! the main thread says so only once all hosts have installed it. What is old stays until the main thread has it removed.
 
 mod capture;
 mod sync;
@@ -18,12 +19,12 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use packet::{FlowKey, PathId, VportId};
+use packet::{FiveTuple, FlowKey, PathId, VportId};
 use shm::capture::CaptureRecord;
 use shm::doorbell::DoorbellWaiter;
 use shm::link::ControllerLink;
 use shm::ring::RingError;
-use shm::rules::{Epoch, Event, ExactRule, Refusal, Update};
+use shm::rules::{Epoch, Event, ExactRule, Refusal, TagKey, Update};
 
 use crate::compose::{Place, PlacedTag};
 use crate::flows::{Plan, Rejection, Sessions};
@@ -52,14 +53,30 @@ pub enum Command {
     },
     /// The dataplane is gone.
     Detach,
-    /// Go by this plan from now on; the dataplane stays.
-    Adopt(Arc<Plan>, Ticket),
-    /// Go by this plan with the next dataplane.
-    Move(Arc<Plan>),
+    /// Put this plan's tag rules in place, beside what the plan in force has.
+    Install(Arc<Plan>, Ticket),
+    /// Go by this plan from now on; its tag rules were installed.
+    Activate {
+        /// What to go by.
+        plan: Arc<Plan>,
+        /// The dataplane was started anew for it: rules of flows that go on are said again.
+        anew: bool,
+        /// For the answer.
+        ticket: Ticket,
+    },
+    /// What was installed and not activated goes again.
+    Withdraw,
     /// Remove tag rules that nothing uses any more.
     RemoveTags(Vec<PlacedTag>),
-    /// How things are.
-    Stats(Ticket),
+    /// These instances are out of use: vports of this host, and other hosts' by the names that their dataplanes have.
+    Avoid {
+        /// Of this host.
+        here: Vec<VportId>,
+        /// Of other hosts.
+        elsewhere: Vec<String>,
+    },
+    /// How things are; on demand with the flows of each chain, which takes a look at every flow.
+    Stats(Ticket, bool),
     /// What is installed.
     ReadBack(Ticket),
     /// Copy packets at these vports to the bounded channel, with this id.
@@ -93,14 +110,33 @@ pub enum Report {
     Stats(Ticket, Stats),
     /// To [`Command::ReadBack`]; none if the dataplane went away or was silent.
     ReadBack(Ticket, Option<Vec<Installed>>),
-    /// To [`Command::Adopt`]: the new plan is in force and so many flows go on, or the dataplane refused its rules.
-    Adopted(Ticket, Result<u64, Refusal>),
+    /// To [`Command::Install`]: the tag rules are in force, or the dataplane refused them.
+    Installed(Ticket, Result<(), Refusal>),
+    /// To [`Command::Activate`]: the new plan is in force and so many flows go on.
+    Activated(Ticket, u64),
     /// An NF instance panicked.
     NfFailed(VportId),
+    /// An instance that is no mangler has rewritten a flow: as it came in, and as it went out.
+    Rewritten(FlowKey, FiveTuple),
+    /// A live flow was found on another path than its own.
+    Violation(Violation),
     /// A ring can't be used any more.
     LinkBroken(RingError),
     /// The dataplane refused rules for a reason that an operator should know.
     Refused(Refusal),
+}
+
+/// A live flow on two paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Violation {
+    /// The lcore that saw it.
+    pub lcore: usize,
+    /// The flow.
+    pub key: FlowKey,
+    /// Its path.
+    pub expected: PathId,
+    /// The other one.
+    pub found: PathId,
 }
 
 /// How things are.
@@ -118,8 +154,10 @@ pub struct Stats {
     pub epoch: u64,
     /// Flows per path.
     pub per_path: HashMap<PathId, u64>,
-    /// Instances that failed.
+    /// Instances that failed, here and on other hosts.
     pub failed: Vec<Place>,
+    /// Flows from an endpoint per chain, by tenant and chain; empty unless asked for.
+    pub per_chain: HashMap<(usize, usize), u64>,
 }
 
 /// An exact rule as the dataplane has it.
@@ -205,7 +243,11 @@ pub fn start(plan: Arc<Plan>, outlets: Outlets, spin: bool) -> io::Result<Handle
         read_backs: Vec::new(),
         next_read_back: 0,
         awaited: BTreeSet::new(),
-        then: None,
+        serving: None,
+        installing: None,
+        standby: Vec::new(),
+        failed: BTreeSet::new(),
+        avoided: Vec::new(),
         held: Vec::new(),
         taps: Taps::default(),
         misses: Vec::new(),
@@ -214,13 +256,13 @@ pub fn start(plan: Arc<Plan>, outlets: Outlets, spin: bool) -> io::Result<Handle
     Ok(Handle { commands: sender, waker, thread: Some(thread) })
 }
 
-/// What to do once the awaited tag rules are in force.
+/// What to do after an attach, once the awaited tag rules are in force: send these flows' rules, then answer misses.
 #[derive(Debug)]
-enum Then {
-    /// After an attach: send these flows' rules, then answer misses.
-    Serve { replay: Vec<(usize, ExactRule)>, found: usize, added: usize, removed: usize },
-    /// After a change: go by the new plan.
-    Adopt(Arc<Plan>, Ticket),
+struct Serve {
+    replay: Vec<(usize, ExactRule)>,
+    found: usize,
+    added: usize,
+    removed: usize,
 }
 
 struct Steering {
@@ -237,7 +279,15 @@ struct Steering {
     next_read_back: u32,
     /// Epochs of tag batches that are not answered yet.
     awaited: BTreeSet<u64>,
-    then: Option<Then>,
+    serving: Option<Serve>,
+    /// Who waits for the awaited tag rules.
+    installing: Option<Ticket>,
+    /// Tag rules that are to be in place beside the plan's.
+    standby: Vec<PlacedTag>,
+    /// vports of this host's instances that have failed.
+    failed: BTreeSet<VportId>,
+    /// Other hosts' instances that have failed.
+    avoided: Vec<String>,
     /// Misses that came before the tables were in place: lcore and flow.
     held: Vec<(usize, FlowKey)>,
     taps: Taps,
@@ -302,22 +352,27 @@ impl Steering {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Attach { lcores, doorbell, epoch, fresh, failed } => {
+                self.failed = failed.into_iter().collect();
+                self.tell_failures();
                 self.attach(lcores, doorbell, epoch, fresh);
-                for vport in failed {
-                    self.sessions.fail(vport);
-                }
             }
             Command::Detach => self.detach(),
-            Command::Adopt(plan, ticket) => self.adopt(plan, ticket),
-            Command::Move(plan) => {
-                let lost = self.sessions.move_to_plan(plan);
-                tracing::info!("{lost} flows are not on the new plan");
+            Command::Install(plan, ticket) => self.install(plan, ticket),
+            Command::Activate { plan, anew, ticket } => self.activate(plan, anew, ticket),
+            Command::Withdraw => self.withdraw(),
+            Command::Avoid { here, elsewhere } => {
+                (self.failed, self.avoided) = (here.into_iter().collect(), elsewhere);
+                self.tell_failures();
             }
             Command::RemoveTags(tags) => {
+                self.standby.retain(|tag| !tags.iter().any(|gone| at(gone) == at(tag)));
                 self.commit_tags(tags.iter().map(|tag| (tag.lcore, Update::RemoveTag(tag.rule.key))));
             }
-            Command::Stats(ticket) => {
-                let stats = self.stats();
+            Command::Stats(ticket, with_chains) => {
+                let mut stats = self.stats();
+                if with_chains {
+                    stats.per_chain = self.sessions.per_chain();
+                }
                 self.report(Report::Stats(ticket, stats));
             }
             Command::ReadBack(ticket) => self.read_back(Some(ticket)),
@@ -418,7 +473,7 @@ impl Steering {
 
     /// Answers misses, all of them with one commit.
     fn answer(&mut self, lcore: usize, misses: impl Iterator<Item = FlowKey>) {
-        if self.then.as_ref().is_some_and(|then| matches!(then, Then::Serve { .. })) || self.is_reconciling() {
+        if self.serving.is_some() || self.is_reconciling() {
             let room = MAX_HELD.saturating_sub(self.held.len());
             self.held.extend(misses.take(room).map(|key| (lcore, key)));
             return;
@@ -472,13 +527,14 @@ impl Steering {
             Event::TagInstalled(rule) => self.hear_tag(PlacedTag { lcore, rule }),
             Event::ReadBackDone(number) => self.hear_done(lcore, number),
             Event::NfFailed(vport) => {
-                if self.sessions.fail(vport) {
+                if self.failed.insert(vport) {
+                    self.tell_failures();
                     self.report(Report::NfFailed(vport));
                 }
             }
-            Event::FlowRewritten { key, became } => {
-                let name = self.sessions.plan().part().vport_name(key.vport);
-                tracing::warn!("{name} rewrites flows: {} became {became}", key.five_tuple);
+            Event::FlowRewritten { key, became } => self.report(Report::Rewritten(key, became)),
+            Event::AffinityViolation { key, expected, found } => {
+                self.report(Report::Violation(Violation { lcore, key, expected, found }));
             }
             // Taken out before.
             Event::FlowMiss { .. } => {}
@@ -492,8 +548,8 @@ impl Steering {
         if batch.updates.iter().any(is_tag) {
             tracing::error!("lcore {lcore} refused tag rules: {reason:?}");
             self.awaited.remove(&batch.epoch.0);
-            if let Some(Then::Adopt(_, ticket)) = self.then.take_if(|then| matches!(then, Then::Adopt(..))) {
-                self.report(Report::Adopted(ticket, Err(reason)));
+            if let Some(ticket) = self.installing.take() {
+                self.report(Report::Installed(ticket, Err(reason)));
             }
             self.report(Report::Refused(reason));
             self.go_on();
@@ -519,38 +575,71 @@ impl Steering {
         if !self.awaited.is_empty() {
             return;
         }
-        match self.then.take() {
-            None => {}
-            Some(Then::Serve { replay, found, added, removed }) => {
-                self.commit_all(replay.into_iter().map(|(lcore, rule)| (lcore, Update::InsertExact(rule))));
-                self.report(Report::Ready { found, added, removed });
-                for (lcore, key) in std::mem::take(&mut self.held) {
-                    self.answer(lcore, std::iter::once(key));
-                }
+        if let Some(Serve { replay, found, added, removed }) = self.serving.take() {
+            self.commit_all(replay.into_iter().map(|(lcore, rule)| (lcore, Update::InsertExact(rule))));
+            self.report(Report::Ready { found, added, removed });
+            for (lcore, key) in std::mem::take(&mut self.held) {
+                self.answer(lcore, std::iter::once(key));
             }
-            Some(Then::Adopt(plan, ticket)) => {
-                self.sessions.adopt_plan(plan);
-                self.report(Report::Adopted(ticket, Ok(self.sessions.len() as u64)));
-            }
+        }
+        if let Some(ticket) = self.installing.take() {
+            self.report(Report::Installed(ticket, Ok(())));
         }
     }
 
-    fn adopt(&mut self, plan: Arc<Plan>, ticket: Ticket) {
-        let known: HashMap<_, _> = {
-            let tags = &self.sessions.plan().part().tags;
-            tags.iter().map(|tag| ((tag.lcore, tag.rule.key), tag.rule.action)).collect()
-        };
-        let is_new = |tag: &&PlacedTag| known.get(&(tag.lcore, tag.rule.key)) != Some(&tag.rule.action);
-        let new: Vec<PlacedTag> = plan.part().tags.iter().filter(is_new).copied().collect();
-        if self.lanes.is_empty() || !matches!(self.then, None | Some(Then::Adopt(..))) {
-            // The next attach installs all of it.
-            self.sessions.adopt_plan(plan);
-            self.report(Report::Adopted(ticket, Ok(self.sessions.len() as u64)));
-            return;
-        }
-        self.then = Some(Then::Adopt(plan, ticket));
+    /// Every tag rule that is to be in place: the plan's, and those of what is installed beside it.
+    fn tags(&self) -> HashMap<(usize, TagKey), PlacedTag> {
+        let plan = self.sessions.plan();
+        plan.part().tags.iter().chain(&self.standby).map(|tag| (at(tag), *tag)).collect()
+    }
+
+    fn install(&mut self, plan: Arc<Plan>, ticket: Ticket) {
+        let known = self.tags();
+        let tags = plan.part().tags.clone();
+        self.sessions.prepare(Some(plan));
+        let new: Vec<PlacedTag> = tags.iter().filter(|tag| known.get(&at(tag)) != Some(tag)).copied().collect();
+        self.standby = tags;
+        self.installing = Some(ticket);
+        // Without a dataplane the next attach installs all of it.
         self.commit_tags(new.into_iter().map(|tag| (tag.lcore, Update::InsertTag(tag.rule))));
         self.go_on();
+    }
+
+    fn withdraw(&mut self) {
+        self.installing = None;
+        self.sessions.prepare(None);
+        let plan: HashMap<_, _> = self.sessions.plan().part().tags.iter().map(|tag| (at(tag), *tag)).collect();
+        let undo = |tag: &PlacedTag| match plan.get(&at(tag)) {
+            Some(known) => (known != tag).then_some((tag.lcore, Update::InsertTag(known.rule))),
+            None => Some((tag.lcore, Update::RemoveTag(tag.rule.key))),
+        };
+        let updates: Vec<(usize, Update)> =
+            self.standby.drain(..).collect::<Vec<_>>().iter().filter_map(undo).collect();
+        self.commit_tags(updates);
+    }
+
+    fn activate(&mut self, plan: Arc<Plan>, anew: bool, ticket: Ticket) {
+        if anew {
+            let lost = self.sessions.move_to_plan(plan);
+            tracing::info!("{lost} flows are not on the new plan");
+            if self.serving.is_none() && !self.is_reconciling() {
+                let rules = self.sessions.rules();
+                self.commit_all(rules.into_iter().map(|(lcore, rule)| (lcore, Update::InsertExact(rule))));
+            }
+        } else {
+            self.sessions.adopt_plan(plan);
+        }
+        self.standby.clear();
+        self.tell_failures();
+        self.report(Report::Activated(ticket, self.sessions.len() as u64));
+    }
+
+    /// Keeps new flows off failed instances; those of other hosts are known by name.
+    fn tell_failures(&mut self) {
+        let plan = self.sessions.plan();
+        let elsewhere = plan.composition.instances.iter().filter(|found| self.avoided.contains(&found.running_name));
+        let elsewhere = elsewhere.map(|found| (found.host, found.vport)).collect();
+        self.sessions.avoid(self.failed.iter().copied().collect(), elsewhere);
     }
 
     fn take_captures(&mut self, lcore: usize) -> Result<usize, RingError> {
@@ -568,4 +657,9 @@ impl Steering {
         let fd = bell.as_fd().as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&fd), DOORBELL, Interest::READABLE)
     }
+}
+
+/// Where a tag rule belongs.
+fn at(tag: &PlacedTag) -> (usize, TagKey) {
+    (tag.lcore, tag.rule.key)
 }

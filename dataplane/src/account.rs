@@ -9,6 +9,25 @@ use packet::{DropReason, VportId};
 use shm::capture::{CaptureHeader, CaptureProducer, CaptureSide};
 use shm::counters::{CountersWriter, MAX_VPORTS};
 
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Lets something that is counted every time be said once a second.
+#[derive(Debug, Default)]
+pub struct OnceASecond {
+    next_ns: u64,
+}
+
+impl OnceASecond {
+    /// True if it was not said within the last second.
+    pub fn is_due(&mut self, now_ns: u64) -> bool {
+        let due = now_ns >= self.next_ns;
+        if due {
+            self.next_ns = now_ns + SECOND_NS;
+        }
+        due
+    }
+}
+
 /// Counters and captures of one lcore.
 pub struct Account {
     /// The shared block.
@@ -24,6 +43,11 @@ impl Account {
     /// Counts into this block; nothing is captured until somebody asks.
     pub fn new(counters: CountersWriter) -> Self {
         Self { counters, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false }
+    }
+
+    /// The block, and the ring for captures if a controller is attached; captures end.
+    pub fn into_parts(self) -> (CountersWriter, Option<CaptureProducer>) {
+        (self.counters, self.ring)
     }
 
     /// Counts packets that ended here.
@@ -102,6 +126,13 @@ mod tests {
     use shm::{counters, link};
 
     use super::*;
+
+    #[test]
+    fn what_happens_all_the_time_is_said_once_a_second() {
+        let mut pace = OnceASecond::default();
+        let said = (0..30).filter(|tenth| pace.is_due(7 + tenth * SECOND_NS / 10)).count();
+        assert_eq!(said, 3);
+    }
 
     #[test]
     fn a_copied_packet_asks_once_for_the_controller_to_be_woken() {

@@ -2,28 +2,27 @@
 //!
 //! The order of building: what can be wrong in the document, the NFs, mempools (one per socket), ports, rings, lcores.
 //! Everything that the hot path needs is allocated here. [`crate::launch`] lets the lcores run; a test may poll them by hand.
+//!
+//! A spare lcore has its place in all that is numbered by lcore: a ring from the others, a block of counters, a mailbox. It has
+//! no tables, mbufs or function; those are made when an instance starts on it ([`crate::roster`]).
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crossbeam::queue::ArrayQueue;
 use dpdk::{Device, Eal, EalConfig, LcoreBinding, MempoolConfig, Port, PortConfig, SocketId, cpu};
-use packet::{NetworkFunction, VportId};
+use packet::NetworkFunction;
 use shm::counters::{self, CountersWriter, MAX_PORTS};
-use shm::hello::Hello;
-use shm::launch::{Attachment, Launch, Limits, PortLaunch, RoleLaunch};
+use shm::launch::{Launch, Limits, PortLaunch, RoleLaunch};
 
-use crate::account::Account;
-use crate::forwarder::Forwarder;
 use crate::io_lcore::{IoLcore, IoPort, RxQueue, TunnelPort, TxQueue};
 use crate::lcore::Poll;
 use crate::meta::{Burst, Mempool, Meta};
 use crate::nf_lcore::NfLcore;
-use crate::outlets::{Outlets, RingConsumer, RingProducer};
+use crate::outlets::RingProducer;
 use crate::report;
+use crate::roster::Roster;
 use crate::topology::{Topology, TopologyError};
-use crate::updates::{ControllerPort, Mailbox};
+use crate::updates::Slot;
 
 /// Mbufs that each lcore keeps at hand.
 const CACHE: u32 = 250;
@@ -109,26 +108,14 @@ pub enum LaunchError {
 
 /// A dataplane at rest.
 pub struct Assembly {
-    /// What a controller is told when it attaches.
-    pub hello: Hello,
-    /// The counters' memory, for readers.
-    pub counters: OwnedFd,
-    /// Where each lcore takes a new controller's rings from.
-    pub mailboxes: Vec<Mailbox>,
-    /// The lcores, in the launch document's order.
-    pub lcores: Vec<Box<dyn Poll>>,
-    /// One on each socket that has a lcore.
-    pub mempools: Vec<Mempool>,
+    /// What is known of the lcores, and what is needed to start others.
+    pub roster: Roster,
+    /// The lcores, in the launch document's order; none where one is spare.
+    pub lcores: Vec<Option<Box<dyn Poll>>>,
 }
 
 /// Devices that were opened before, by the port's name; they are used in place of the launch document's.
 pub type OpenDevices = BTreeMap<String, Device>;
-
-/// A lcore while it is being built.
-struct Site {
-    forwarder: Forwarder,
-    ring: RingConsumer,
-}
 
 /// A port while it is being built.
 pub(crate) struct OpenPort {
@@ -140,6 +127,7 @@ pub(crate) struct OpenPort {
 impl Assembly {
     /// Builds everything but EAL.
     pub fn build(eal: &Eal, launch: &Launch, devices: OpenDevices) -> Result<Self, LaunchError> {
+        cpu::place_large_memory_anew(); // tables come and go with instances, on any socket
         check_cores(launch)?;
         let topology = Arc::new(Topology::new(launch)?);
         let functions = functions(launch)?;
@@ -148,9 +136,11 @@ impl Assembly {
         let ports = open_ports(eal, launch, &mempools, &sockets, devices)?;
         let (counters, writers) = counters::create(launch.lcores.len())?;
         let hello = report::hello(launch, eal, &ports, &sockets, &functions);
-        let (sites, mailboxes) = sites(eal, launch, &topology, &mempools, &sockets, writers)?;
-        let lcores = assemble(launch, sites, ports, functions);
-        Ok(Self { hello, counters, mailboxes, lcores, mempools: mempools.into_values().collect() })
+        let port_sockets = ports.iter().map(|open| open.port.socket()).collect();
+        let (producers, slots) = slots(eal, launch, &sockets, writers)?;
+        let mut roster = Roster::new(hello, counters, topology, mempools, producers, port_sockets);
+        let lcores = assemble(launch, &mut roster, slots, ports, functions);
+        Ok(Self { roster, lcores })
     }
 }
 
@@ -179,7 +169,8 @@ pub fn eal_config(launch: &Launch) -> Result<EalConfig, LaunchError> {
     })
 }
 
-fn sockets(launch: &Launch) -> Vec<SocketId> {
+/// The socket of each lcore's CPU.
+pub(crate) fn sockets(launch: &Launch) -> Vec<SocketId> {
     launch.lcores.iter().map(|lcore| cpu::socket(lcore.cpu).unwrap_or(SocketId::ANY)).collect()
 }
 
@@ -198,12 +189,12 @@ pub(crate) fn name_of(launch: &Launch, lcore: usize) -> String {
 
 pub(crate) fn shares_cpu(launch: &Launch, lcore: usize) -> bool {
     let cpu = launch.lcores[lcore].cpu;
-    let others = launch.lcores.iter().enumerate().any(|(other, spec)| other != lcore && spec.cpu == cpu);
-    others || launch.eal.share_cores
+    let mut busy = launch.lcores.iter().enumerate().filter(|(_, spec)| spec.role != RoleLaunch::Spare);
+    launch.eal.share_cores || busy.any(|(other, spec)| other != lcore && spec.cpu == cpu)
 }
 
-/// One NF per core: no CPU is given twice, unless the operator says that cores are shared.
-fn check_cores(launch: &Launch) -> Result<(), LaunchError> {
+/// One NF per core: no CPU is given twice, unless the operator says that cores are shared. A spare lcore uses none.
+pub(crate) fn check_cores(launch: &Launch) -> Result<(), LaunchError> {
     if launch.lcores.is_empty() {
         return Err(LaunchError::Missing("lcores"));
     }
@@ -221,7 +212,8 @@ fn check_cores(launch: &Launch) -> Result<(), LaunchError> {
         return Ok(());
     }
     let mut taken = BTreeMap::new();
-    for (lcore, spec) in launch.lcores.iter().enumerate() {
+    let busy = launch.lcores.iter().enumerate().filter(|(_, spec)| spec.role != RoleLaunch::Spare);
+    for (lcore, spec) in busy {
         if let Some(first) = taken.insert(spec.cpu, lcore) {
             let (first, second) = (name_of(launch, first), name_of(launch, lcore));
             return Err(LaunchError::SharedCpu { cpu: spec.cpu, first, second });
@@ -240,19 +232,22 @@ fn functions(launch: &Launch) -> Result<Vec<Option<Box<dyn NetworkFunction>>>, L
     launch.lcores.iter().map(|lcore| cpu::run_on(lcore.cpu, || create(&lcore.role))).collect()
 }
 
-/// One mempool on each socket that has a lcore.
+/// One mempool on each socket that has a lcore with something to do.
 fn mempools(eal: &Eal, launch: &Launch, sockets: &[SocketId]) -> Result<BTreeMap<i32, Mempool>, LaunchError> {
-    let largest = launch.ports.iter().map(|port| port.mtu).max().unwrap_or(0);
-    let data_room = largest.saturating_add(ROOM_AROUND_PACKET).max(SMALLEST_DATA_ROOM);
     let mut mempools = BTreeMap::new();
-    for &socket in sockets {
-        if !mempools.contains_key(&socket.0) {
-            let name = format!("mbufs-{}", mempools.len());
-            let config = MempoolConfig { name, count: launch.limits.mbufs, cache: CACHE, data_room, socket };
-            mempools.insert(socket.0, Mempool::new(eal, &config)?);
+    for (spec, &socket) in launch.lcores.iter().zip(sockets) {
+        if spec.role != RoleLaunch::Spare && !mempools.contains_key(&socket.0) {
+            mempools.insert(socket.0, Mempool::new(eal, &mempool_config(launch, mempools.len(), socket))?);
         }
     }
     Ok(mempools)
+}
+
+/// The host's mempool of this number, on this socket.
+pub(crate) fn mempool_config(launch: &Launch, number: usize, socket: SocketId) -> MempoolConfig {
+    let largest = launch.ports.iter().map(|port| port.mtu).max().unwrap_or(0);
+    let data_room = largest.saturating_add(ROOM_AROUND_PACKET).max(SMALLEST_DATA_ROOM);
+    MempoolConfig { name: format!("mbufs-{number}"), count: launch.limits.mbufs, cache: CACHE, data_room, socket }
 }
 
 fn open_ports(
@@ -283,49 +278,35 @@ fn open_ports(
     launch.ports.iter().map(&mut open).collect()
 }
 
-/// Rings between all lcores, and a forwarder for each.
-fn sites(
+/// Rings between all lcores, spare ones too; with its counters each is a lcore's slot.
+fn slots(
     eal: &Eal,
     launch: &Launch,
-    topology: &Arc<Topology>,
-    mempools: &BTreeMap<i32, Mempool>,
     sockets: &[SocketId],
     writers: Vec<CountersWriter>,
-) -> Result<(Vec<Site>, Vec<Mailbox>), LaunchError> {
+) -> Result<(Vec<RingProducer>, Vec<Slot>), LaunchError> {
     let mut producers: Vec<RingProducer> = Vec::new();
-    let mut consumers = Vec::new();
-    for (index, &socket) in sockets.iter().enumerate() {
-        let (producer, consumer) = dpdk::ring::ring(eal, &format!("lcore-{index}"), launch.limits.ring, socket)?;
-        producers.push(producer);
-        consumers.push(consumer);
-    }
-    let mailboxes: Vec<Mailbox> = sockets.iter().map(|_| Arc::new(ArrayQueue::new(1))).collect();
-    let sites = consumers.into_iter().zip(writers).enumerate().map(|(index, (ring, writer))| {
-        let polls_ports = launch.lcores[index].role == RoleLaunch::Io;
-        let local = (launch.limits.parked + launch.limits.ring) as usize; // what one poll can let go at once
-        let build = || {
-            Forwarder::new(
-                Arc::clone(topology),
-                Outlets::new(polls_ports.then_some(index), producers.clone(), local),
-                Account::new(writer),
-                ControllerPort::new(Arc::clone(&mailboxes[index]), launch.limits.tag_rules),
-                mempools[&sockets[index].0].clone(),
-                &launch.limits,
-            )
+    let mut slots = Vec::new();
+    for ((index, &socket), counters) in sockets.iter().enumerate().zip(writers) {
+        let make = |socket| dpdk::ring::ring(eal, &format!("lcore-{index}"), launch.limits.ring, socket);
+        let (producer, ring) = match make(socket) {
+            Err(_) if launch.lcores[index].role == RoleLaunch::Spare => make(SocketId::ANY)?, // it only waits on that CPU
+            made => made?,
         };
-        let forwarder = cpu::run_on(launch.lcores[index].cpu, build); // its tables belong on the lcore's socket
-        Site { forwarder, ring }
-    });
-    Ok((sites.collect(), mailboxes))
+        producers.push(producer);
+        slots.push(Slot { ring, counters });
+    }
+    Ok((producers, slots))
 }
 
-/// Gives every lcore its ports or its function.
+/// Gives every lcore its tables, and its ports or its function. A spare lcore's slot is kept for later.
 fn assemble(
     launch: &Launch,
-    sites: Vec<Site>,
+    roster: &mut Roster,
+    slots: Vec<Slot>,
     ports: Vec<OpenPort>,
     functions: Vec<Option<Box<dyn NetworkFunction>>>,
-) -> Vec<Box<dyn Poll>> {
+) -> Vec<Option<Box<dyn Poll>>> {
     let mut of_lcore: Vec<Vec<IoPort>> = launch.lcores.iter().map(|_| Vec::new()).collect();
     for (index, (spec, open)) in launch.ports.iter().zip(ports).enumerate() {
         of_lcore[spec.lcore].push(IoPort {
@@ -335,15 +316,23 @@ fn assemble(
             mac: open.port.mac(),
             port: open.port,
             mtu: spec.mtu,
-            endpoints: endpoints_on(launch, &spec.name),
             waiting: Burst::default(),
             stuck_polls: 0,
         });
     }
-    let parts = launch.lcores.iter().zip(sites).zip(of_lcore).zip(functions);
-    let lcores = parts.map(|(((spec, site), ports), function)| -> Box<dyn Poll> {
-        let Site { forwarder, ring } = site;
-        match (&spec.role, function) {
+    let parts = launch.lcores.iter().zip(slots).zip(of_lcore).zip(functions).enumerate();
+    let lcores = parts.map(|(lcore, (((spec, slot), ports), function))| -> Option<Box<dyn Poll>> {
+        let materials = match roster.materials(launch, lcore) {
+            Some(materials) if spec.role != RoleLaunch::Spare => materials,
+            _ => {
+                roster.keep(lcore, slot);
+                return None;
+            }
+        };
+        let Slot { ring, counters } = slot;
+        let io = (spec.role == RoleLaunch::Io).then_some(lcore);
+        let forwarder = cpu::run_on(spec.cpu, || materials.forwarder(io, counters)); // its tables belong on the lcore's socket
+        Some(match (&spec.role, function) {
             (RoleLaunch::Nf(nf), Some(function)) => {
                 Box::new(NfLcore::new(forwarder, ring, nf.vport, nf.mangles, function))
             }
@@ -351,18 +340,9 @@ fn assemble(
                 let tunnel = tunnel_on(launch, &ports);
                 Box::new(IoLcore::new(forwarder, ports, tunnel, ring))
             }
-        }
+        })
     });
     lcores.collect()
-}
-
-fn endpoints_on(launch: &Launch, name: &str) -> Vec<(Option<u16>, VportId)> {
-    let on_port = |attachment: &Attachment| match attachment {
-        Attachment::Port { port, vlan } if port == name => Some(*vlan),
-        _ => None,
-    };
-    let endpoints = launch.endpoints.iter();
-    endpoints.filter_map(|endpoint| on_port(&endpoint.attachment).map(|vlan| (vlan, endpoint.vport))).collect()
 }
 
 fn tunnel_on(launch: &Launch, ports: &[IoPort]) -> Option<TunnelPort> {
@@ -373,8 +353,7 @@ fn tunnel_on(launch: &Launch, ports: &[IoPort]) -> Option<TunnelPort> {
         address: tunnel.address.addr(),
         prefix: tunnel.address.trunc(),
         gateway: tunnel.gateway,
-        peers: tunnel.peers.clone(),
         udp_port: tunnel.udp_port,
-        vnis: tunnel.vnis.clone(),
+        encapsulation: tunnel.encapsulation,
     })
 }

@@ -1,16 +1,19 @@
 //! What goes out by a port: to an endpoint, with the sender's DSCP restored, or to another host in VXLAN.
 //!
-//! On the packet's path: step 5 (to another host) and step 6 (egress). A link is named by vport: an endpoint's own, or the
-//! tunnel's for the underlay. A frame goes to a *neighbour* (its address must be known), then to a *link* (a port, or once
-//! more into VXLAN for an endpoint behind a foreign VTEP).
+//! On the packet's path: step 5 (to another host) and step 6 (egress). With a service header between the hosts, the packet gets
+//! its sender's DSCP back before it leaves, as at the last host; the tag is in that header.
+//!
+//! A link is named by vport: an endpoint's own, or the tunnel's for the underlay. A frame goes to a *neighbour* (its address must
+//! be known), then to a *link* (a port, or once more into VXLAN for an endpoint behind a foreign VTEP).
 
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use packet::headers;
+use packet::headers::{self, Headers};
+use packet::nsh;
 use packet::vxlan::{self, Outer};
 use packet::{DropReason, Ecn, MacAddr, Vni, VportId, ethernet, neighbor};
-use shm::launch::Attachment;
+use shm::launch::{Attachment, Encapsulation};
 
 use crate::io_lcore::IoLcore;
 use crate::meta::{Mbuf, Task};
@@ -22,10 +25,26 @@ const OUTER_ETHERNET: usize = ethernet::HEADER_LEN;
 /// Outer source port of a frame that belongs to no flow (ARP): the first of the range of RFC 7348 section 5.
 const NO_FLOW_PORT: u16 = 49_152;
 
+/// What the outer headers say of the packet inside.
+struct Inside {
+    source_port: u16,
+    ecn: Ecn,
+}
+
+impl Inside {
+    /// `found` is none for what is no IP packet.
+    fn of(frame: &[u8], found: Option<&Headers>) -> Self {
+        Self {
+            source_port: found.map_or(NO_FLOW_PORT, vxlan::entropy_port_of),
+            ecn: found.map_or(Ecn::NotEct, |found| vxlan::ecn_at_encap(headers::ecn(frame, found))),
+        }
+    }
+}
+
 impl IoLcore {
     /// The end of a chain, or of its reverse: the packet leaves Towpath as it came, but for what NFs changed.
     pub(crate) fn to_endpoint(&mut self, vport: VportId, mut mbuf: Mbuf) {
-        let kept = self.forwarder.parse_own(&mbuf).and_then(|found| {
+        let kept = self.forwarder.parse_own(vport, &mbuf).and_then(|found| {
             self.forwarder.keep_opposite(vport, &found, &mbuf)?;
             Ok(found)
         });
@@ -43,27 +62,42 @@ impl IoLcore {
         self.to_neighbor((vport, hop), mbuf);
     }
 
-    /// Between elements on two hosts.
-    pub(crate) fn to_host(&mut self, vtep: IpAddr, mbuf: Mbuf) {
+    /// Between elements on two hosts. What is counted and captured is the packet as it is inside the host.
+    pub(crate) fn to_host(&mut self, vtep: IpAddr, mut mbuf: Mbuf) {
         self.forwarder.account.enter(VportId::TUNNEL, mbuf.data());
-        let vni = mbuf.meta().vni;
-        self.encapsulate(vtep, vni, mbuf);
+        let found = match headers::parse_trusted(mbuf.data()) {
+            Ok(found) => found,
+            Err(reason) => return self.forwarder.end(mbuf, reason),
+        };
+        let (vni, inside) = (mbuf.meta().vni, Inside::of(mbuf.data(), Some(&found)));
+        if self.tunnel.as_ref().is_some_and(|tunnel| tunnel.encapsulation == Encapsulation::Nsh)
+            && let Err(reason) = put_service_header(&mut mbuf, found)
+        {
+            return self.forwarder.end(mbuf, reason);
+        }
+        self.encapsulate(vtep, vni, inside, mbuf);
     }
 
-    fn encapsulate(&mut self, vtep: IpAddr, vni: Vni, mut mbuf: Mbuf) {
+    /// To an endpoint behind a VTEP that is not ours, in the endpoint's own network.
+    fn to_vtep(&mut self, vtep: IpAddr, vni: Vni, mbuf: Mbuf) {
+        let found = headers::parse_trusted(mbuf.data()).ok();
+        let inside = Inside::of(mbuf.data(), found.as_ref());
+        self.encapsulate(vtep, vni, inside, mbuf);
+    }
+
+    fn encapsulate(&mut self, vtep: IpAddr, vni: Vni, inside: Inside, mut mbuf: Mbuf) {
         let Some(tunnel) = &self.tunnel else { return self.forwarder.end(mbuf, DropReason::NoSuchVport) };
         let port = &self.ports[tunnel.port];
-        let flow = headers::parse_trusted(mbuf.data()).ok();
         let outer = Outer {
             source_mac: port.mac,
             destination_mac: MacAddr::BROADCAST, // until the neighbour is known
             source: tunnel.address,
             destination: vtep,
-            source_port: flow.as_ref().map_or(NO_FLOW_PORT, vxlan::entropy_port_of),
+            source_port: inside.source_port,
             udp_port: tunnel.udp_port,
             vni,
             dscp: mbuf.meta().dscp,
-            ecn: flow.map_or(Ecn::NotEct, |found| vxlan::ecn_at_encap(headers::ecn(mbuf.data(), &found))),
+            ecn: inside.ecn,
         };
         let length = outer.overhead();
         if mbuf.len() + length - OUTER_ETHERNET > usize::from(port.mtu) {
@@ -118,7 +152,7 @@ impl IoLcore {
             Attachment::Port { .. } => None,
         });
         if let Some((vtep, vni)) = behind {
-            return self.encapsulate(vtep, vni, mbuf);
+            return self.to_vtep(vtep, vni, mbuf);
         }
         let Some((port, vlan)) = self.port_of(link) else {
             return self.forwarder.end(mbuf, DropReason::NoSuchVport);
@@ -133,10 +167,8 @@ impl IoLcore {
     }
 
     fn port_of(&self, link: VportId) -> Option<(usize, Option<u16>)> {
-        self.ports
-            .iter()
-            .enumerate()
-            .find_map(|(at, port)| port.endpoints.iter().find(|(_, vport)| *vport == link).map(|&(vlan, _)| (at, vlan)))
+        let topology = &self.forwarder.topology;
+        self.ports.iter().enumerate().find_map(|(at, port)| topology.vlan_on(port.index, link).map(|vlan| (at, vlan)))
     }
 
     /// The host's own MAC address on a link; behind a foreign VTEP it is the underlay port's.
@@ -199,4 +231,13 @@ impl IoLcore {
             self.ask(key, Ask::Everybody);
         }
     }
+}
+
+/// Puts a service header into a frame, and the sender's DSCP into its packet.
+fn put_service_header(mbuf: &mut Mbuf, mut found: Headers) -> Result<(), DropReason> {
+    let meta = *mbuf.meta();
+    let tag = meta.tag.ok_or(DropReason::UnknownTag)?;
+    headers::set_dscp(mbuf.data_mut(), &mut found, meta.dscp);
+    mbuf.prepend(nsh::OVERHEAD).ok_or(DropReason::NoHeadroom)?;
+    nsh::push(mbuf.data_mut(), tag, meta.service)
 }

@@ -1,6 +1,7 @@
 //! ExactTable: one entry per flow, at the head of a subchain.
 //!
-//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). The entry of a new flow is *pending*
+//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). Its keys have the vport's own network; the
+//! path's is in the rule. The entry of a new flow is *pending*
 //! while the controller is asked; its packets are parked in order and leave when the rule comes.
 //!
 //! Entries live in a slab that is allocated once; an index of slab positions finds them by key. The index has twice the
@@ -21,6 +22,8 @@ use crate::parking::ParkedFlow;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// How long a flow that no chain selects is dropped without asking the controller again.
 const REJECTED_NS: u64 = NANOS_PER_SECOND;
+/// What a sixteenth short of a flow's idle time is.
+const NEARLY: u64 = 16;
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -168,6 +171,27 @@ impl ExactTable {
         Some(std::mem::take(&mut entry.parked))
     }
 
+    /// True if a flow's time is up, though no sweep has come by to take it out; never for a pending one.
+    pub fn is_over(&self, handle: FlowHandle, now_ns: u64) -> bool {
+        self.get(handle).is_some_and(|entry| idle_ns(entry, now_ns) > self.idle.of(entry))
+    }
+
+    /// True if a rule's flow goes on: its connection is not over, and it is not idle for nearly its time, which the lcore of its
+    /// other end, that counts from another packet, may hold to be up.
+    pub fn is_live(&self, handle: FlowHandle, now_ns: u64) -> bool {
+        self.get(handle).is_some_and(|entry| {
+            let limit_ns = self.idle.of(entry);
+            matches!(entry.state, FlowState::Active(_))
+                && !entry.is_closing()
+                && idle_ns(entry, now_ns) <= limit_ns - limit_ns / NEARLY
+        })
+    }
+
+    fn get(&self, handle: FlowHandle) -> Option<&FlowEntry> {
+        let entry = self.entries.get(handle.index as usize)?;
+        (entry.in_use && entry.generation == handle.generation).then_some(entry)
+    }
+
     /// Looks at up to `budget` slab positions and returns the first flow found whose time is up; the next call goes on behind
     /// it. A pending flow has its own deadline and is not returned.
     pub fn sweep(&mut self, now_ns: u64, budget: &mut usize) -> Option<FlowHandle> {
@@ -175,7 +199,7 @@ impl ExactTable {
             *budget -= 1;
             self.sweep_at = if self.sweep_at + 1 < self.entries.len() { self.sweep_at + 1 } else { 0 };
             let entry = &self.entries[self.sweep_at];
-            if entry.in_use && now_ns.saturating_sub(entry.last_ns) > self.idle.of(entry) {
+            if entry.in_use && idle_ns(entry, now_ns) > self.idle.of(entry) {
                 return Some(FlowHandle { index: self.sweep_at as u32, generation: entry.generation });
             }
         }
@@ -258,6 +282,10 @@ impl FlowEntry {
     }
 }
 
+const fn idle_ns(entry: &FlowEntry, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(entry.last_ns)
+}
+
 impl IdleTimes {
     fn of(&self, entry: &FlowEntry) -> u64 {
         match (entry.state, entry.key.five_tuple.protocol) {
@@ -331,6 +359,25 @@ mod tests {
         assert_eq!(table.sweep(36 * NANOS_PER_SECOND, &mut 10), Some(flow));
         table.get_mut(flow).unwrap().refresh(Side::Own, SYN, 36 * NANOS_PER_SECOND);
         assert_eq!(table.sweep(60 * NANOS_PER_SECOND, &mut 10), None, "a new connection between the same ports");
+    }
+
+    #[test]
+    fn a_flow_is_live_until_nearly_its_time_and_over_behind_it() {
+        let mut table = ExactTable::new(&Limits { flows: 3, udp_idle_s: 16, tcp_idle_s: 16, ..Limits::default() });
+        let at = |seconds: u64| seconds * NANOS_PER_SECOND;
+        let flow = table.add(key(1), FlowState::Active(action()), 0).unwrap();
+        assert!(table.is_live(flow, at(15)) && !table.is_over(flow, at(15)));
+        assert!(
+            !table.is_live(flow, at(16)) && !table.is_over(flow, at(16)),
+            "too late for the one, too early for the other"
+        );
+        assert!(!table.is_live(flow, at(17)) && table.is_over(flow, at(17)));
+        table.get_mut(flow).unwrap().refresh(Side::Own, RST, at(17));
+        assert!(!table.is_live(flow, at(17)), "the connection is over");
+        let pending = table.add(key(2), FlowState::Pending, 0).unwrap();
+        assert!(!table.is_live(pending, 0) && !table.is_over(pending, u64::MAX));
+        table.remove(flow);
+        assert!(!table.is_live(flow, at(17)) && !table.is_over(flow, u64::MAX), "a handle dies with its flow");
     }
 
     fn action() -> ExactAction {

@@ -4,6 +4,9 @@
 //! subchain), [`Forwarder::keep_opposite`] (the end of a subchain keeps the answers' rule), and [`Forwarder::dispatch`]
 //! (hand the packet to the lcore that owns the next element). Every lcore has one of its own and shares nothing.
 //!
+//! A tenant may have several networks. Flow keys and what an NF is told have the vport's own, the primary one; a head gives the
+//! packet its path's, which the tag rules match and which travels between hosts, and the answers' rule keeps that.
+//!
 //! A packet that enters one of these functions is either handed on, parked, or ended by [`Forwarder::end`] with a reason;
 //! that is what conservation rests on.
 
@@ -12,14 +15,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use packet::fragments::FragmentCache;
-use packet::headers::{self, Headers};
-use packet::{Direction, DropReason, FiveTuple, FlowKey, MacAddr, Tag, Vni, VportId, ethernet, icmp};
+use packet::headers::{self, Fragment, Headers};
+use packet::nsh::Service;
+use packet::{Direction, DropReason, FlowKey, MacAddr, PathId, Tag, Vni, VportId, ethernet, icmp};
 use shm::launch::Limits;
-use shm::rules::{Delivery, Event, ExactAction, Next, ReverseHead, TagKey};
+use shm::rules::{Delivery, Event, ExactAction, Next, ReverseHead, TagAction, TagKey};
 
-use crate::account::Account;
+use crate::account::{Account, OnceASecond};
 use crate::exact::{ExactTable, FlowHandle, FlowState, Side};
-use crate::meta::{Burst, Mbuf, Mempool, Task};
+use crate::meta::{Burst, Mbuf, Mempool, Meta, Task};
 use crate::outlets::{Outlets, RingConsumer};
 use crate::parking::Parking;
 use crate::tag::TagTable;
@@ -67,6 +71,8 @@ pub struct Forwarder {
     late_from: usize,
     setup_timeout_ns: u64,
     icmp_tokens: u32,
+    /// When a violation of affinity may be told again.
+    pub(crate) violation_told: OnceASecond,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +106,7 @@ impl Forwarder {
             late_from: 0,
             setup_timeout_ns: u64::from(limits.setup_timeout_ms) * 1_000_000,
             icmp_tokens: ICMP_BURST,
+            violation_told: OnceASecond::default(),
         }
     }
 
@@ -144,7 +151,7 @@ impl Forwarder {
         self.deadlines.push_back(Deadline { at_ns: self.now_ns + self.setup_timeout_ns, flow });
     }
 
-    /// Sets the flow's tag and hands the packet to the first element of its path.
+    /// Sets the flow's tag and its path's network, and hands the packet to the first element of its path.
     fn start_subchain(&mut self, mut mbuf: Mbuf, mut found: Headers, prior: VportId, action: ExactAction) {
         if found.ip_len() > action.path_mtu {
             return self.too_big(mbuf, &found, prior, action.path_mtu);
@@ -153,23 +160,31 @@ impl Forwarder {
         headers::clamp_mss(mbuf.data_mut(), &found, action.path_mtu.saturating_sub(overhead));
         headers::set_dscp(mbuf.data_mut(), &mut found, action.tag.dscp());
         let meta = mbuf.meta_mut();
+        meta.vni = action.vni;
         meta.tag = Some(action.tag);
+        meta.path = action.path;
+        meta.service = Service::START;
         meta.direction = action.direction;
         meta.delivery = action.delivery;
         self.dispatch(mbuf, prior, action.next);
     }
 
     /// A packet inside a subchain, out of element `prior`: its tag says where it goes.
-    pub fn from_tag(&mut self, mut mbuf: Mbuf, prior: VportId, segment: VportId, vni: Vni, tag: Tag) {
-        let Some(action) = self.tags.find(&TagKey { prior, segment, vni, tag }) else {
-            return self.end(mbuf, DropReason::UnknownTag);
-        };
+    pub fn from_tag(&mut self, mbuf: Mbuf, prior: VportId, segment: VportId, vni: Vni, tag: Tag) {
+        match self.tags.find(&TagKey { prior, segment, vni, tag }).copied() {
+            Some(action) => self.follow(mbuf, prior, &action),
+            None => self.end(mbuf, DropReason::UnknownTag),
+        }
+    }
+
+    /// Hands a packet to the next element by a tag rule that it met.
+    pub fn follow(&mut self, mut mbuf: Mbuf, prior: VportId, action: &TagAction) {
         self.account.count_rule(action.counter, mbuf.len());
-        let next = action.next;
         let meta = mbuf.meta_mut();
+        meta.path = action.path;
         meta.direction = action.direction;
         meta.delivery = action.delivery;
-        self.dispatch(mbuf, prior, next);
+        self.dispatch(mbuf, prior, action.next);
     }
 
     /// Hands a packet to the lcore that owns the next element.
@@ -212,31 +227,35 @@ impl Forwarder {
     }
 
     /// What the end of a subchain does for the other direction, before the packet is delivered to `vport`: the rule that the
-    /// answers will meet is made, or kept alive.
+    /// answers will meet is made, or kept alive. Its path is compared with the packet's before ([`crate::audit`]).
     pub fn keep_opposite(&mut self, vport: VportId, found: &Headers, mbuf: &Mbuf) -> Result<(), DropReason> {
-        let meta = *mbuf.meta();
-        let opposite = |five_tuple: FiveTuple| FlowKey { vport, vni: meta.vni, five_tuple: five_tuple.reversed() };
-        match meta.delivery {
-            Delivery::None => Ok(()),
-            Delivery::Refresh => {
-                self.refresh(&opposite(found.five_tuple), found);
-                Ok(())
-            }
-            Delivery::Learn(head) => self.learn(opposite(found.five_tuple), head, meta.vni, found),
+        let meta = mbuf.meta();
+        if meta.delivery == Delivery::None {
+            return Ok(());
         }
+        let vni = self.topology.vni(vport).ok_or(DropReason::NoSuchVport)?;
+        let key = FlowKey { vport, vni, five_tuple: found.five_tuple.reversed() };
+        match meta.delivery {
+            Delivery::None => {}
+            Delivery::Refresh => self.refresh(&key, found, meta.path),
+            Delivery::Learn(head) => self.learn(key, head, meta, found)?,
+        }
+        Ok(())
     }
 
-    fn refresh(&mut self, key: &FlowKey, found: &Headers) {
-        if let Some(entry) = self.exact.find(key).and_then(|flow| self.exact.get_mut(flow))
+    fn refresh(&mut self, key: &FlowKey, found: &Headers, path: PathId) {
+        let Some(flow) = self.exact.find(key) else { return };
+        self.audit_end(flow, found, path);
+        if let Some(entry) = self.exact.get_mut(flow)
             && matches!(entry.state, FlowState::Active(_))
         {
             entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
         }
     }
 
-    fn learn(&mut self, key: FlowKey, head: ReverseHead, vni: Vni, found: &Headers) -> Result<(), DropReason> {
+    fn learn(&mut self, key: FlowKey, head: ReverseHead, meta: &Meta, found: &Headers) -> Result<(), DropReason> {
         let action = ExactAction {
-            vni,
+            vni: meta.vni,
             tag: head.tag,
             direction: Direction::Reverse,
             next: head.next,
@@ -245,7 +264,13 @@ impl Forwarder {
             path_mtu: head.path_mtu,
         };
         let is_error = found.quoted_l3.is_some(); // it speaks about a flow but does not make one
-        if let Some(flow) = self.exact.find(&key) {
+        let mut known = self.exact.find(&key);
+        if let Some(flow) = known.filter(|&flow| !is_error && self.exact.is_over(flow, self.now_ns)) {
+            self.expire(flow); // the sweep has not come by yet
+            known = None;
+        }
+        if let Some(flow) = known {
+            self.audit_end(flow, found, meta.path);
             if let Some(entry) = self.exact.get_mut(flow) {
                 entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
                 let open = entry.learned || !matches!(entry.state, FlowState::Active(_)); // the controller's rules stay
@@ -274,7 +299,7 @@ impl Forwarder {
         entry.last_ns = entry.last_ns.max(self.now_ns);
         let (prior, mut parked) = (entry.key.vport, std::mem::take(&mut entry.parked));
         while let Some(mbuf) = self.parking.take(&mut parked) {
-            let found = match self.parse_own(&mbuf) {
+            let found = match self.parse_own(prior, &mbuf) {
                 Ok(found) => found,
                 Err(reason) => {
                     self.end(mbuf, reason);
@@ -326,16 +351,21 @@ impl Forwarder {
         self.icmp_tokens = (self.icmp_tokens + 1).min(ICMP_BURST);
         let mut budget = SWEEP;
         while let Some(flow) = self.exact.sweep(self.now_ns, &mut budget) {
-            let Some(entry) = self.exact.get_mut(flow) else { continue };
-            if let FlowState::Active(ExactAction { path, .. }) = entry.state {
-                let (key, packets, bytes) = (entry.key, entry.packets, entry.bytes);
-                self.account.counters.flows_expired.add(1);
-                self.controller.tell(Event::FlowExpired { key, path, packets, bytes }, &mut self.account);
-            }
-            self.forget(flow, DropReason::FlowSetupTimeout);
+            self.expire(flow);
         }
         self.account.counters.flows.set(self.exact.len() as u64);
         self.account.counters.parked.set(self.parking.len() as u64);
+    }
+
+    /// Takes out a flow whose time is up, and says so.
+    fn expire(&mut self, flow: FlowHandle) {
+        let Some(entry) = self.exact.get_mut(flow) else { return };
+        if let FlowState::Active(ExactAction { path, .. }) = entry.state {
+            let (key, packets, bytes) = (entry.key, entry.packets, entry.bytes);
+            self.account.counters.flows_expired.add(1);
+            self.controller.tell(Event::FlowExpired { key, path, packets, bytes }, &mut self.account);
+        }
+        self.forget(flow, DropReason::FlowSetupTimeout);
     }
 
     /// Announces the flows that could not be announced when they missed: the ring was full, or no controller was there.
@@ -373,10 +403,14 @@ impl Forwarder {
         self.controller.owe_announcements();
     }
 
-    /// The headers of a frame that this host has parsed before, with a later fragment's ports filled in.
-    pub fn parse_own(&mut self, mbuf: &Mbuf) -> Result<Headers, DropReason> {
+    /// The headers of a frame at `vport` that this host has parsed before, with a later fragment's ports filled in. Fragments are
+    /// told apart by the vport's own network, since those of one datagram may come by paths in several.
+    pub fn parse_own(&mut self, vport: VportId, mbuf: &Mbuf) -> Result<Headers, DropReason> {
         let mut found = headers::parse_trusted(mbuf.data())?;
-        self.fragments.resolve((VportId::TUNNEL, mbuf.meta().vni), &mut found, self.now_ns)?;
+        if found.fragment != Fragment::Whole {
+            let vni = self.topology.vni(vport).ok_or(DropReason::NoSuchVport)?;
+            self.fragments.resolve((VportId::TUNNEL, vni), &mut found, self.now_ns)?;
+        }
         Ok(found)
     }
 

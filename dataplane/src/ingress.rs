@@ -1,6 +1,7 @@
 //! What comes in by a port: endpoints' packets to the head of their chain, VXLAN to the next element of its path.
 //!
-//! On the packet's path: step 1 (ingress) and step 5 (tunnel ingress). Frames are what the world sends: each is checked
+//! On the packet's path: step 1 (ingress) and step 5 (tunnel ingress). Behind the door every packet of a path has its tag in its
+//! DSCP bits, whether it came with a service header or without. Frames are what the world sends: each is checked
 //! before it is believed, and ends with a reason if it is not sound.
 
 use std::net::IpAddr;
@@ -8,8 +9,10 @@ use std::net::IpAddr;
 use packet::ethernet::{self, EthernetHeader};
 use packet::headers::{self, Headers};
 use packet::neighbor::{self, NeighborMessage};
+use packet::nsh::{self, ServiceHeader};
 use packet::vxlan::{self, Decap};
 use packet::{DropReason, Ecn, FlowKey, MacAddr, Tag, VportId, icmp};
+use shm::launch::Encapsulation;
 
 use crate::io_lcore::IoLcore;
 use crate::meta::Mbuf;
@@ -26,7 +29,7 @@ impl IoLcore {
             return self.forwarder.end(mbuf, DropReason::Truncated);
         }
         let port = &self.ports[at];
-        if let Some(&(_, vport)) = port.endpoints.iter().find(|(tag, _)| *tag == vlan) {
+        if let Some(vport) = self.forwarder.topology.endpoint_on(port.index, vlan) {
             let (mac, mtu) = (port.mac, port.mtu);
             self.from_endpoint(vport, mac, mtu, mbuf);
         } else if vlan.is_none() && self.tunnel.as_ref().is_some_and(|tunnel| tunnel.port == at) {
@@ -93,10 +96,10 @@ impl IoLcore {
             _ => return self.forwarder.end(mbuf, DropReason::NotForUs),
         };
         let behind = self.forwarder.topology.endpoint_behind(decap.source, decap.vni).map(|endpoint| endpoint.vport);
-        if behind.is_none() && !tunnel.peers.contains(&decap.source) {
+        if behind.is_none() && !self.forwarder.topology.has_peer(decap.source) {
             return self.forwarder.end(mbuf, DropReason::UnknownVtep);
         }
-        if behind.is_none() && !tunnel.vnis.contains(&decap.vni) {
+        if behind.is_none() && !self.forwarder.topology.has_network(decap.vni) {
             return self.forwarder.end(mbuf, DropReason::UnknownVni);
         }
         trim_to(&mut mbuf, decap.inner.end);
@@ -117,7 +120,10 @@ impl IoLcore {
 
     /// An inner frame from another host: its tag and its destination address say which element is next.
     fn from_host(&mut self, decap: Decap, mut mbuf: Mbuf) {
-        let (mut found, segment) = match inner(mbuf.data()) {
+        let expected = self.tunnel.as_ref().map(|tunnel| tunnel.encapsulation).unwrap_or_default();
+        let parts = take_service_header(&mut mbuf, expected)
+            .and_then(|service| inner(mbuf.data()).map(|(found, segment)| (service, found, segment)));
+        let (service, mut found, segment) = match parts {
             Ok(parts) => parts,
             Err(reason) => return self.forwarder.end(mbuf, reason),
         };
@@ -125,17 +131,25 @@ impl IoLcore {
         if let Err(reason) = merge_ecn(&mut mbuf, decap.ecn) {
             return self.forwarder.end(mbuf, reason);
         }
+        let (tag, dscp) = match service {
+            Some(header) => (header.tag(), found.dscp),
+            None => (Tag::new(found.dscp).ok(), decap.dscp),
+        };
+        if let (Some(tag), Some(_)) = (tag, service) {
+            headers::set_dscp(mbuf.data_mut(), &mut found, tag.dscp());
+        }
         self.forwarder.account.leave(VportId::TUNNEL, mbuf.data());
         if !headers::decrement_ttl(mbuf.data_mut(), &mut found) {
             return self.forwarder.end(mbuf, DropReason::TtlExpired);
         }
-        let Ok(tag) = Tag::new(found.dscp) else {
-            return self.forwarder.end(mbuf, DropReason::UnknownTag);
-        };
+        let Some(tag) = tag else { return self.forwarder.end(mbuf, DropReason::UnknownTag) };
         let meta = mbuf.meta_mut();
         meta.vni = decap.vni;
         meta.tag = Some(tag);
-        meta.dscp = decap.dscp;
+        meta.dscp = dscp;
+        if let Some(header) = service {
+            meta.service = header.service;
+        }
         self.forwarder.from_tag(mbuf, VportId::TUNNEL, segment, decap.vni, tag);
     }
 
@@ -173,6 +187,24 @@ impl IoLcore {
             return self.tunnel.as_ref().is_some_and(|tunnel| tunnel.address == target);
         }
         self.forwarder.topology.endpoint(link).is_some_and(|endpoint| covers(&endpoint.answers, target))
+    }
+}
+
+/// Takes the service header out of an inner frame, where the hosts use one.
+fn take_service_header(mbuf: &mut Mbuf, expected: Encapsulation) -> Result<Option<ServiceHeader>, DropReason> {
+    match expected {
+        Encapsulation::Vxlan if nsh::is_next(mbuf.data()) => Err(DropReason::EncapsulationMismatch),
+        Encapsulation::Vxlan => Ok(None),
+        Encapsulation::Nsh => {
+            let (mut header, length) = nsh::pop(mbuf.data_mut())?;
+            if !mbuf.adj(length) {
+                return Err(DropReason::Truncated);
+            }
+            if header.service.index == 0 {
+                return Err(DropReason::SteeringLoop); // more functions than any path has
+            }
+            if header.service.enter_host() { Ok(Some(header)) } else { Err(DropReason::NshTtlExpired) }
+        }
     }
 }
 

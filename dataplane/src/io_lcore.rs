@@ -7,13 +7,15 @@ use std::net::IpAddr;
 
 use dpdk::Port;
 use ipnet::IpNet;
-use packet::{DropReason, MacAddr, Vni, VportId};
+use packet::{DropReason, MacAddr};
+use shm::launch::Encapsulation;
 
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf, Task};
 use crate::neighbors::Neighbors;
 use crate::outlets::RingConsumer;
+use crate::updates::Slot;
 
 /// Receives from one queue of a port.
 pub type RxQueue = dpdk::RxQueue<crate::meta::Meta>;
@@ -48,8 +50,6 @@ pub struct IoPort {
     pub mac: MacAddr,
     /// Largest IP packet, bytes.
     pub mtu: u16,
-    /// The endpoints on it, by VLAN (none: untagged).
-    pub endpoints: Vec<(Option<u16>, VportId)>,
     /// What waits to be sent.
     pub waiting: Burst,
     /// Polls in which nothing of it could be sent.
@@ -66,12 +66,10 @@ pub struct TunnelPort {
     pub prefix: IpNet,
     /// The router to VTEPs outside the prefix.
     pub gateway: Option<IpAddr>,
-    /// The other hosts' VTEPs.
-    pub peers: Vec<IpAddr>,
     /// VXLAN's UDP port.
     pub udp_port: u16,
-    /// The tenants' networks.
-    pub vnis: Vec<Vni>,
+    /// How packets travel to and from the peers; endpoints behind a VTEP of their own get plain VXLAN always.
+    pub encapsulation: Encapsulation,
 }
 
 impl IoLcore {
@@ -209,6 +207,10 @@ impl Poll for IoLcore {
 
     fn drain_ring(&mut self) {
         self.forwarder.drain(&mut self.ring);
+    }
+
+    fn vacate(self: Box<Self>) -> Option<Slot> {
+        None
     }
 }
 

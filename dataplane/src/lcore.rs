@@ -1,14 +1,17 @@
 //! What every lcore has: a poll function, a clock that is read once per poll, and the loop around it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use dpdk::clock::{self, Clock};
 
 use crate::forwarder::Forwarder;
 use crate::idle::Idle;
+use crate::updates::Slot;
 
 const MILLISECOND_NS: u64 = 1_000_000;
 const HALF_SECOND_NS: u64 = 500 * MILLISECOND_NS;
+/// Polls of an instance that ends; what is still in its ring after so many is not processed.
+const LAST_POLLS: usize = 65_536;
 
 /// A lcore's work.
 pub trait Poll: Send {
@@ -21,14 +24,55 @@ pub trait Poll: Send {
     /// The lcore stops: sends what it can and ends everything that it holds.
     fn let_go(&mut self);
 
-    /// All lcores have stopped: ends what was put into this one's ring meanwhile.
+    /// Nobody sends to this lcore any more: ends what was put into its ring since it stopped.
     fn drain_ring(&mut self);
+
+    /// Takes an instance apart that has let everything go; its lcore can be used again. None where that can't be: an I/O lcore
+    /// is for good.
+    fn vacate(self: Box<Self>) -> Option<Slot>;
 }
 
-/// Polls until `stop`, lets everything go that is held, and hands the lcore back.
-pub fn run(mut lcore: Box<dyn Poll>, clock: Clock, mut idle: Idle, stop: &AtomicBool) -> Box<dyn Poll> {
+/// What a lcore is to do, said by the control thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    /// Poll.
+    Run,
+    /// Nobody sends here any more: process what is in the ring, then stop.
+    Finish,
+    /// Stop at once.
+    Stop,
+}
+
+/// The order in force for one lcore.
+#[derive(Debug)]
+pub struct Orders(AtomicU8);
+
+impl Orders {
+    /// To poll.
+    pub fn run() -> Self {
+        Self(AtomicU8::new(Order::Run as u8))
+    }
+
+    /// Gives an order.
+    pub fn give(&self, order: Order) {
+        self.0.store(order as u8, Ordering::Release);
+    }
+
+    fn present(&self) -> Order {
+        // Acquire: whoever says that nobody sends any more has seen it, so that what they sent is in the ring.
+        match self.0.load(Ordering::Acquire) {
+            value if value == Order::Run as u8 => Order::Run,
+            value if value == Order::Finish as u8 => Order::Finish,
+            _ => Order::Stop,
+        }
+    }
+}
+
+/// Polls until it is told otherwise, lets everything go that is held, and hands the lcore back.
+pub fn run(mut lcore: Box<dyn Poll>, clock: Clock, mut idle: Idle, orders: &Orders) -> Box<dyn Poll> {
     let mut from = clock::tsc();
-    while !stop.load(Ordering::Relaxed) {
+    while orders.present() == Order::Run {
         let now_ns = clock.ns(from);
         let worked = lcore.poll_once(now_ns);
         let slept = idle.after_poll(worked);
@@ -43,8 +87,20 @@ pub fn run(mut lcore: Box<dyn Poll>, clock: Clock, mut idle: Idle, stop: &Atomic
         }
         from = to;
     }
+    if orders.present() == Order::Finish {
+        finish(lcore.as_mut(), || clock.now_ns());
+    }
     lcore.let_go();
     lcore
+}
+
+/// Polls until there is nothing left to do: the end of an instance that nobody sends to any more.
+pub fn finish(lcore: &mut dyn Poll, mut now_ns: impl FnMut() -> u64) {
+    for _ in 0..LAST_POLLS {
+        if !lcore.poll_once(now_ns()) {
+            return;
+        }
+    }
 }
 
 /// When something is due that is not done at every poll.

@@ -1,11 +1,15 @@
 //! What rides with a packet inside the host: the mbuf's metadata.
 //!
-//! Written by the lcore that decided, read by the lcore that receives. It never leaves the host; between hosts the tag is in
-//! the inner DSCP bits, the sender's DSCP in the outer ones, and the next element in the inner destination address.
+//! Written by the lcore that decided, read by the lcore that receives. It never leaves the host. Between hosts the network is
+//! in the VXLAN header, the next element in the inner destination address, the tag in the inner DSCP bits and the sender's DSCP
+//! in the outer ones; with a service header the tag is in that, and the inner DSCP is the sender's own.
+//!
+//! It fits into one cache line, since every packet's is written at the door and read by every lcore.
 
 use std::net::IpAddr;
 
-use packet::{Direction, Tag, Vni, VportId};
+use packet::nsh::Service;
+use packet::{Direction, PathId, Tag, Vni, VportId};
 use shm::rules::Delivery;
 
 /// A packet with its metadata.
@@ -20,10 +24,14 @@ pub type Mempool = dpdk::Mempool<Meta>;
 pub struct Meta {
     /// What the receiving lcore is to do.
     pub task: Task,
-    /// The tenant's network.
+    /// The network that the packet's path has its tags in, once a head set one; before that, the tenant's primary one.
     pub vni: Vni,
     /// The tag that the packet carries in its DSCP bits, once a head set one.
     pub tag: Option<Tag>,
+    /// The instance path, by the last rule that the packet met.
+    pub path: PathId,
+    /// How far along its path the packet is, for a service header.
+    pub service: Service,
     /// The sender's own DSCP, restored at egress.
     pub dscp: u8,
     /// Elements passed on this host.
@@ -55,6 +63,8 @@ impl Default for Meta {
             task: Task::Undecided,
             vni: Vni::default(),
             tag: None,
+            path: PathId(0),
+            service: Service::START,
             dscp: 0,
             hops: 0,
             direction: Direction::Forward,
@@ -62,3 +72,5 @@ impl Default for Meta {
         }
     }
 }
+
+const _: () = assert!(size_of::<Meta>() <= 64, "the metadata no longer fits into one cache line");

@@ -1,21 +1,31 @@
 //! The NF lcore: one network function, alone on its lcore.
 //!
 //! [`NfLcore::poll_once`] is the packet's path through it: from the ring, to the end of the subchain before it if it is a
-//! mangler, through the NF in one burst, and on by the tag, or at a mangler by the flow's exact rule. A panic in the NF takes
-//! the instance out of service: its burst and what comes after end with a reason, and the rest of the host runs on.
+//! mangler, through the NF in one burst, and on: by the tag if there is a rule for it, else at a mangler by the flow's exact
+//! rule, else it ends as `unknown-tag`. A path that ends at a mangler has no tag rule there; one that was made before the
+//! instance was declared a mangler has, so its flows stay on it.
+//!
+//! An NF that changes a flow's identity and is not declared a mangler is counted (`rewritten`) and told of, once a second. The
+//! packet goes on by its tag, and whoever is next parses it as it is now; it is for the controller to draw conclusions.
+//!
+//! A panic in the NF takes the instance out of service: its burst and what comes after end with a reason, and the rest of the
+//! host runs on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrayvec::ArrayVec;
-use packet::headers::Headers;
-use packet::{Arrival, Direction, DropReason, FlowKey, NetworkFunction, Packet, Verdict, VportId};
+use packet::headers::{self, Headers};
+use packet::{Arrival, Direction, DropReason, FiveTuple, FlowKey, NetworkFunction, Packet, Verdict, VportId};
 use shm::counters::NF_COUNTERS;
+use shm::rules::{Event, TagKey};
 
+use crate::account::OnceASecond;
 use crate::exact::FlowState;
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf};
 use crate::outlets::RingConsumer;
+use crate::updates::Slot;
 
 /// Packets in a burst.
 const BURST: usize = dpdk::BURST;
@@ -26,10 +36,29 @@ pub struct NfLcore {
     ring: RingConsumer,
     vport: VportId,
     mangles: bool,
+    rewriting_told: OnceASecond,
     /// The function; none once it has panicked.
     function: Option<Box<dyn NetworkFunction>>,
     burst: Burst,
     ticks: Ticks,
+}
+
+/// What a burst shows of an NF that rewrites flows.
+#[derive(Default)]
+struct Rewriting {
+    packets: u64,
+    /// The last flow: before and after.
+    last: Option<(FiveTuple, FiveTuple)>,
+}
+
+impl Rewriting {
+    /// Compares a frame with what was found in it before the NF saw it.
+    fn look(&mut self, frame: &[u8], found: &Headers) {
+        if let Some(became) = headers::rewritten(frame, found) {
+            self.packets += 1;
+            self.last = Some((found.five_tuple, became));
+        }
+    }
 }
 
 impl NfLcore {
@@ -42,7 +71,8 @@ impl NfLcore {
         function: Box<dyn NetworkFunction>,
     ) -> Self {
         let (burst, ticks) = (Burst::default(), Ticks::default());
-        Self { forwarder, ring, vport, mangles, function: Some(function), burst, ticks }
+        let rewriting_told = OnceASecond::default();
+        Self { forwarder, ring, vport, mangles, rewriting_told, function: Some(function), burst, ticks }
     }
 
     /// Takes a burst from the ring and lets the NF see what may reach it.
@@ -73,7 +103,7 @@ impl NfLcore {
     /// What happens before the NF sees a packet; at a mangler this is the end of a subchain.
     fn arrive(&mut self, mbuf: &Mbuf) -> Result<Headers, DropReason> {
         self.forwarder.account.enter(self.vport, mbuf.data());
-        let found = self.forwarder.parse_own(mbuf)?;
+        let found = self.forwarder.parse_own(self.vport, mbuf)?;
         self.forwarder.keep_opposite(self.vport, &found, mbuf)?;
         Ok(found)
     }
@@ -101,33 +131,58 @@ impl NfLcore {
     ) -> bool {
         let Some(function) = self.function.as_mut() else { return false };
         let now_ns = self.forwarder.now_ns;
+        let vni = self.forwarder.topology.vni(self.vport);
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
         for (mbuf, &found) in mbufs.iter_mut().zip(headers.iter()) {
             let meta = *mbuf.meta();
-            let arrival = Arrival { direction: meta.direction, vni: meta.vni, now_ns };
+            let arrival = Arrival { direction: meta.direction, vni: vni.unwrap_or(meta.vni), now_ns };
             packets.push(Packet { frame: mbuf.data_mut(), headers: found, arrival });
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
-        for (kept, packet) in headers.iter_mut().zip(&packets) {
+        let mut rewriting = Rewriting::default();
+        for ((kept, packet), verdict) in headers.iter_mut().zip(&packets).zip(verdicts) {
+            if !self.mangles && *verdict == Verdict::Pass {
+                rewriting.look(packet.frame, kept);
+            }
             *kept = packet.headers;
         }
         if outcome.is_err() {
             self.discard();
+            return false;
         }
-        outcome.is_ok()
+        self.report_rewriting(rewriting);
+        true
+    }
+
+    fn report_rewriting(&mut self, Rewriting { packets, last }: Rewriting) {
+        let Some((five_tuple, became)) = last else { return };
+        let Forwarder { account, controller, topology, now_ns, .. } = &mut self.forwarder;
+        account.counters.rewritten.add(packets);
+        if let Some(vni) = topology.vni(self.vport)
+            && self.rewriting_told.is_due(*now_ns)
+        {
+            let key = FlowKey { vport: self.vport, vni, five_tuple };
+            controller.tell(Event::FlowRewritten { key, became }, account);
+        }
     }
 
     /// Out of the NF: by the tag inside a subchain, by the flow's exact rule where a mangler began a new one.
-    fn go_on(&mut self, mbuf: Mbuf, found: Headers) {
-        self.forwarder.account.leave(self.vport, mbuf.data());
+    fn go_on(&mut self, mut mbuf: Mbuf, found: Headers) {
+        let prior = self.vport;
+        self.forwarder.account.leave(prior, mbuf.data());
+        mbuf.meta_mut().service.leave_function();
         let meta = *mbuf.meta();
-        if !self.mangles {
-            return match meta.tag {
-                Some(tag) => self.forwarder.from_tag(mbuf, self.vport, self.vport, meta.vni, tag),
-                None => self.forwarder.end(mbuf, DropReason::UnknownTag),
-            };
+        let rule = |tag| self.forwarder.tags.find(&TagKey { prior, segment: prior, vni: meta.vni, tag }).copied();
+        if let Some(action) = meta.tag.and_then(rule) {
+            return self.forwarder.follow(mbuf, prior, &action);
         }
-        let key = FlowKey { vport: self.vport, vni: meta.vni, five_tuple: found.five_tuple };
+        if !self.mangles {
+            return self.forwarder.end(mbuf, DropReason::UnknownTag);
+        }
+        let Some(vni) = self.forwarder.topology.vni(prior) else {
+            return self.forwarder.end(mbuf, DropReason::NoSuchVport);
+        };
+        let key = FlowKey { vport: prior, vni, five_tuple: found.five_tuple };
         if meta.direction == Direction::Reverse && !self.knows(&key) {
             return self.forwarder.end(mbuf, DropReason::NoForwardFlow);
         }
@@ -154,7 +209,7 @@ impl NfLcore {
         }
     }
 
-    /// Drops a function that has panicked. Its state may be broken, so that dropping it may panic once more.
+    /// Drops a function that has panicked or ends. Its state may be broken, so that dropping it may panic once more.
     fn discard(&mut self) {
         let failed = self.function.take();
         let _ = catch_unwind(AssertUnwindSafe(move || drop(failed)));
@@ -180,6 +235,7 @@ impl Poll for NfLcore {
     fn poll_once(&mut self, now_ns: u64) -> bool {
         self.forwarder.now_ns = now_ns;
         let mut worked = self.forwarder.serve_controller();
+        self.mangles = self.forwarder.topology.mangles(self.vport).unwrap_or(self.mangles); // it may have changed
         worked |= self.take_ring();
         let account = &mut self.forwarder.account;
         self.forwarder.outlets.flush(|lost| account.count_drop(DropReason::RingFull, lost));
@@ -206,5 +262,11 @@ impl Poll for NfLcore {
 
     fn drain_ring(&mut self) {
         self.forwarder.drain(&mut self.ring);
+    }
+
+    fn vacate(mut self: Box<Self>) -> Option<Slot> {
+        self.discard(); // not here, but in the function, may be what panics
+        let Self { forwarder, ring, .. } = *self;
+        Some(forwarder.vacate(ring))
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use shm::link::MAX_LCORES;
+
 use crate::meta::{Burst, Mbuf, Meta};
 
 /// Sends to another lcore's ring.
@@ -16,8 +18,12 @@ pub type RingConsumer = dpdk::RingConsumer<Meta>;
 pub struct Outlets {
     me: Option<usize>,
     rings: Vec<Outlet>,
+    /// One bit for each lcore that packets wait for, so that spare lcores cost nothing.
+    filled: u128,
     local: VecDeque<Mbuf>,
 }
+
+const _: () = assert!(MAX_LCORES <= u128::BITS as usize);
 
 struct Outlet {
     ring: RingProducer,
@@ -28,8 +34,8 @@ impl Outlets {
     /// The rings of all lcores, by index. A lcore that calls [`Self::take_local`] gives its own index as `me` and has a queue of
     /// `local` packets in place of its ring.
     pub fn new(me: Option<usize>, rings: Vec<RingProducer>, local: usize) -> Self {
-        let rings = rings.into_iter().map(|ring| Outlet { ring, waiting: Burst::default() }).collect();
-        Self { me, rings, local: VecDeque::with_capacity(local) }
+        let rings = rings.into_iter().take(MAX_LCORES).map(|ring| Outlet { ring, waiting: Burst::default() }).collect();
+        Self { me, rings, filled: 0, local: VecDeque::with_capacity(local) }
     }
 
     /// Passes a packet to a lcore; `lost` is told how many a full ring refused.
@@ -47,6 +53,7 @@ impl Outlets {
         if outlet.waiting.push(mbuf).is_err() {
             lost(1);
         }
+        self.filled |= 1 << lcore;
     }
 
     /// Takes the oldest packet that stays on this lcore.
@@ -56,8 +63,10 @@ impl Outlets {
 
     /// Hands over what waits.
     pub fn flush(&mut self, mut lost: impl FnMut(u64)) {
-        for outlet in &mut self.rings {
-            if !outlet.waiting.is_empty() {
+        while self.filled != 0 {
+            let lcore = self.filled.trailing_zeros() as usize;
+            self.filled &= self.filled - 1;
+            if let Some(outlet) = self.rings.get_mut(lcore) {
                 outlet.flush(&mut lost);
             }
         }
@@ -69,6 +78,7 @@ impl Outlets {
             lost(outlet.waiting.len() as u64);
             outlet.waiting.clear();
         }
+        self.filled = 0;
         lost(self.local.len() as u64);
         self.local.clear();
     }

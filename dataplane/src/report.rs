@@ -17,6 +17,11 @@ pub(crate) fn hello(
     sockets: &[SocketId],
     functions: &[Option<Box<dyn NetworkFunction>>],
 ) -> Hello {
+    let names = |function: &Option<Box<dyn NetworkFunction>>| match function {
+        Some(function) => function.counters().into_iter().map(|counter| counter.name).collect(),
+        None => Vec::new(),
+    };
+    let port_sockets: Vec<SocketId> = ports.iter().map(|open| open.port.socket()).collect();
     let realtime_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
     let monotonic_ns = Clock::new(eal).ns(clock::tsc());
     Hello {
@@ -25,11 +30,9 @@ pub(crate) fn hello(
         started_unix_ns: realtime_ns,
         clock_offset_ns: realtime_ns.wrapping_sub(monotonic_ns) as i64,
         launch: launch.clone(),
-        lcores: (0..launch.lcores.len())
-            .map(|index| lcore_report(launch, index, sockets[index], &functions[index]))
-            .collect(),
+        lcores: lcores(launch, sockets, functions.iter().map(names).collect()),
         ports: launch.ports.iter().zip(ports).map(|(spec, open)| port_report(spec, &open.port)).collect(),
-        warnings: warnings(launch, ports, sockets),
+        warnings: warnings(launch, &port_sockets, sockets),
     }
 }
 
@@ -37,32 +40,29 @@ fn known(socket: SocketId) -> Option<u32> {
     u32::try_from(socket.0).ok()
 }
 
-fn lcore_report(
-    launch: &Launch,
-    index: usize,
-    socket: SocketId,
-    function: &Option<Box<dyn NetworkFunction>>,
-) -> LcoreReport {
+/// The lcores, with the names of their functions' own counters.
+pub(crate) fn lcores(launch: &Launch, sockets: &[SocketId], nf_counters: Vec<Vec<String>>) -> Vec<LcoreReport> {
+    let parts = launch.lcores.iter().zip(sockets).zip(nf_counters).enumerate();
+    parts.map(|(index, ((_, &socket), nf_counters))| lcore_report(launch, index, socket, nf_counters)).collect()
+}
+
+fn lcore_report(launch: &Launch, index: usize, socket: SocketId, nf_counters: Vec<String>) -> LcoreReport {
     let spec = &launch.lcores[index];
-    let nf = match &spec.role {
-        RoleLaunch::Io | RoleLaunch::Spare => None,
-        RoleLaunch::Nf(nf) => Some(nf),
+    let (role, nf) = match &spec.role {
+        RoleLaunch::Io => (LcoreRole::Io, None),
+        RoleLaunch::Spare => (LcoreRole::Spare, None),
+        RoleLaunch::Nf(nf) => (LcoreRole::Nf, Some(nf)),
     };
-    let counters = function.as_ref().map(|function| function.counters()).unwrap_or_default();
     LcoreReport {
         index,
         cpu: spec.cpu,
-        cpu_shared: shares_cpu(launch, index),
+        cpu_shared: role != LcoreRole::Spare && shares_cpu(launch, index),
         socket: known(socket),
-        mempool_socket: known(socket),
-        role: match spec.role {
-            RoleLaunch::Io => LcoreRole::Io,
-            RoleLaunch::Nf(_) => LcoreRole::Nf,
-            RoleLaunch::Spare => LcoreRole::Spare,
-        },
+        mempool_socket: known(socket).filter(|_| role != LcoreRole::Spare),
+        role,
         instance: nf.map(|nf| nf.instance.clone()),
         vport: nf.map(|nf| nf.vport),
-        nf_counters: counters.into_iter().map(|counter| counter.name).collect(),
+        nf_counters,
     }
 }
 
@@ -80,7 +80,7 @@ fn port_report(spec: &PortLaunch, port: &Port) -> PortReport {
 }
 
 /// What an operator should know: each warning names its cost.
-fn warnings(launch: &Launch, ports: &[OpenPort], sockets: &[SocketId]) -> Vec<String> {
+pub(crate) fn warnings(launch: &Launch, port_sockets: &[SocketId], lcore_sockets: &[SocketId]) -> Vec<String> {
     let mut warnings = Vec::new();
     if launch.eal.share_cores {
         warnings.push(
@@ -91,8 +91,10 @@ fn warnings(launch: &Launch, ports: &[OpenPort], sockets: &[SocketId]) -> Vec<St
         warnings
             .push("no hugepages: every table and mbuf access may miss the TLB (measured: 2.6 times slower)".to_owned());
     }
-    let port_sockets: Vec<Option<u32>> = ports.iter().map(|open| known(open.port.socket())).collect();
-    let lcore_sockets: Vec<Option<u32>> = sockets.iter().copied().map(known).collect();
+    let port_sockets: Vec<Option<u32>> = port_sockets.iter().copied().map(known).collect();
+    let busy = launch.lcores.iter().map(|spec| spec.role != RoleLaunch::Spare);
+    let lcore_sockets = lcore_sockets.iter().zip(busy).map(|(&socket, busy)| known(socket).filter(|_| busy));
+    let lcore_sockets: Vec<Option<u32>> = lcore_sockets.collect();
     warnings.extend(crossings(launch, &port_sockets, &lcore_sockets));
     warnings
 }
@@ -116,12 +118,12 @@ fn crossings(launch: &Launch, port_sockets: &[Option<u32>], lcore_sockets: &[Opt
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use shm::launch::{EalLaunch, LcoreLaunch, Limits, NfLaunch};
 
     use super::*;
 
-    fn launch() -> Launch {
+    pub(crate) fn launch() -> Launch {
         let nf = NfLaunch {
             vport: packet::VportId(3),
             vni: packet::Vni::new(1).unwrap(),
@@ -174,5 +176,17 @@ mod tests {
         assert!(refused.contains("CPU 0 is given to I/O and to acme/edge/1: one NF per core"), "{refused}");
         launch.eal.share_cores = true;
         assert!(crate::assembly::eal_config(&launch).is_ok());
+    }
+
+    #[test]
+    fn a_spare_lcore_takes_no_cpu_from_anybody() {
+        let mut launch = launch();
+        launch.lcores.extend([0, 9].map(|cpu| LcoreLaunch { cpu, role: RoleLaunch::Spare }));
+        assert!(crate::assembly::eal_config(&launch).is_ok());
+        let sockets = [0, 0, 1, 1].map(SocketId);
+        let reports = lcores(&launch, &sockets, vec![Vec::new(); 4]);
+        assert!(reports.iter().all(|report| !report.cpu_shared), "{reports:?}");
+        assert_eq!((reports[3].role, reports[3].mempool_socket), (LcoreRole::Spare, None));
+        assert!(!warnings(&launch, &[SocketId(0)], &sockets).iter().any(|line| line.contains("socket 1")));
     }
 }

@@ -1,7 +1,8 @@
 //! TagTable: one entry per hop of a path and direction, installed before the path is used.
 //!
 //! On the packet's path: step 2 (inside a subchain) and step 5 (tunnel ingress). A lcore holds the rules of the elements
-//! that it speaks for: its own NF instance, or the tunnel. The table is allocated once and never grows.
+//! that it speaks for: its own NF instance, or the tunnel. Rules match the network of the path, so that one tag may name a path in
+//! each network of a tenant. The table is allocated once and never grows.
 
 use ahash::RandomState;
 use hashbrown::HashMap;

@@ -1,4 +1,4 @@
-//! A lcore's side of the rings: updates in, events out.
+//! A lcore's side of the rings: updates in, events out; and of its mailbox, where the control thread leaves what is new.
 //!
 //! Updates are gathered between bursts, at most [`PER_POLL`] a poll, and come into force together at their commit; what a
 //! dead controller left half sent is forgotten. Nothing that arrives is trusted: a message that can't be read, or a batch
@@ -6,17 +6,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use packet::VportId;
+use shm::counters::CountersWriter;
 use shm::doorbell::Doorbell;
-use shm::link::LcoreLink;
+use shm::link::{LcoreLink, UPDATE_SLOTS};
 use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
 use crate::account::Account;
 use crate::exact::{FlowEntry, FlowState};
 use crate::forwarder::Forwarder;
+use crate::outlets::RingConsumer;
 use crate::topology::Topology;
 
 /// Messages taken from the update ring in one poll.
@@ -28,12 +31,72 @@ const READ_BACK_PER_POLL: usize = 128;
 /// Events that must arrive and wait for room in the ring.
 const OWED: usize = 64;
 
-/// Where the control thread leaves a new controller's rings for a lcore.
-pub type Mailbox = Arc<ArrayQueue<LcoreLink>>;
+/// Where the control thread leaves what a lcore is to take between two bursts: one place for each kind, the latest wins.
+pub struct Mailbox {
+    link: ArrayQueue<LcoreLink>,
+    topology: ArrayQueue<Arc<Topology>>,
+    taken: AtomicU64,
+}
+
+impl Mailbox {
+    /// With nothing inside.
+    pub fn empty() -> Arc<Self> {
+        Arc::new(Self { link: ArrayQueue::new(1), topology: ArrayQueue::new(1), taken: AtomicU64::new(0) })
+    }
+
+    /// Leaves a new controller's rings; rings that the lcore has not taken yet belong to a controller that is gone.
+    pub fn leave_link(&self, link: LcoreLink) {
+        self.link.force_push(link);
+    }
+
+    /// Gives the rings back that a lcore had, unless there are newer ones.
+    pub fn return_link(&self, link: LcoreLink) {
+        let _ = self.link.push(link);
+    }
+
+    /// Leaves a topology. The caller keeps the one before it until [`Self::taken`] says that it is out of use, so that no
+    /// lcore has to free it.
+    pub fn leave_topology(&self, topology: Arc<Topology>) {
+        self.topology.force_push(topology);
+    }
+
+    /// The version of the topology that the lcore took last. Whatever it sent by the one before is in the rings.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    /// Throws away the updates that nobody took: they were meant for what ran on the lcore before.
+    pub fn discard_updates(&self) {
+        let Some(mut link) = self.link.pop() else { return };
+        for _ in 0..UPDATE_SLOTS {
+            match link.updates.pop() {
+                Ok(Some(_)) | Err(RingError::Malformed(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.return_link(link);
+    }
+
+    fn take_topology(&self) -> Option<Arc<Topology>> {
+        if self.topology.is_empty() { None } else { self.topology.pop() } // the look is cheaper than the pop
+    }
+
+    fn take_link(&self) -> Option<LcoreLink> {
+        if self.link.is_empty() { None } else { self.link.pop() }
+    }
+}
+
+/// What stays of a lcore when its instance ends: it serves the next one.
+pub struct Slot {
+    /// What the other lcores put in comes out here.
+    pub ring: RingConsumer,
+    /// The block of counters, which go on.
+    pub counters: CountersWriter,
+}
 
 /// The rings from and to the controller, as one lcore has them.
 pub struct ControllerPort {
-    mailbox: Mailbox,
+    mailbox: Arc<Mailbox>,
     rings: Option<Rings>,
     staged: Vec<Update>,
     refusal: Option<Refusal>,
@@ -61,7 +124,7 @@ struct ReadBack {
 
 impl ControllerPort {
     /// No controller yet; the first one's rings come through the mailbox. `tag_rules` is the tag table's capacity.
-    pub fn new(mailbox: Mailbox, tag_rules: u32) -> Self {
+    pub fn new(mailbox: Arc<Mailbox>, tag_rules: u32) -> Self {
         Self {
             mailbox,
             rings: None,
@@ -217,10 +280,13 @@ fn names_known_vports(update: &Update, topology: &Topology) -> bool {
 }
 
 impl Forwarder {
-    /// Takes a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns true if it
+    /// Takes a new topology and a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns true if it
     /// did anything.
     pub fn serve_controller(&mut self) -> bool {
-        if let Some(link) = self.controller.mailbox.pop() {
+        if let Some(topology) = self.controller.mailbox.take_topology() {
+            self.take(topology);
+        }
+        if let Some(link) = self.controller.mailbox.take_link() {
             self.attach(link);
         }
         self.controller.pay();
@@ -235,6 +301,26 @@ impl Forwarder {
         }
         self.continue_read_back();
         budget < PER_POLL
+    }
+
+    /// From here on packets go by this topology. What went by the one before has been handed over: each poll ends with that.
+    fn take(&mut self, topology: Arc<Topology>) {
+        let version = topology.version();
+        self.topology = topology;
+        self.controller.mailbox.taken.store(version, Ordering::Release);
+    }
+
+    /// Takes the forwarder of an instance apart that has ended and let everything go. The controller's rings go back into the
+    /// mailbox, for the next one.
+    pub fn vacate(self, ring: RingConsumer) -> Slot {
+        let (counters, captures) = self.account.into_parts();
+        for gauge in [&counters.flows, &counters.tag_rules, &counters.parked, &counters.held, &counters.epoch] {
+            gauge.set(0);
+        }
+        if let (Some(Rings { updates, events, doorbell }), Some(captures)) = (self.controller.rings, captures) {
+            self.controller.mailbox.return_link(LcoreLink { updates, events, captures, doorbell });
+        }
+        Slot { ring, counters }
     }
 
     fn attach(&mut self, link: LcoreLink) {
@@ -298,6 +384,7 @@ impl Forwarder {
                 if let Some(flow) = flow
                     && !self.exact.get_mut(flow).is_some_and(learned)
                 {
+                    self.audit_head(flow, rule.action.path);
                     self.activate(flow, rule.action, false);
                 }
             }

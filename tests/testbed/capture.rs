@@ -11,9 +11,10 @@ use pcap_file::pcapng::{Block, PcapNgReader};
 use rustix::process::Signal;
 
 use super::host::{Host, TOWPATH};
+use super::namespace::Namespace;
 use super::process::{Process, run};
 use super::scope::Scope;
-use super::until;
+use super::{holds_soon, until};
 
 /// A capture that runs.
 #[derive(Debug)]
@@ -50,6 +51,50 @@ impl Capture {
         self.process.signal(Signal::INT);
         let status = self.process.wait();
         assert!(status.success(), "{status}: {}", self.process.said());
+        self.file.clone()
+    }
+}
+
+/// A capture of an end's own interface, by dumpcap.
+#[derive(Debug)]
+pub struct EndCapture {
+    process: Process,
+    file: PathBuf,
+    namespace: Namespace,
+    interface: String,
+    passed_before: u64,
+}
+
+impl EndCapture {
+    /// Captures what passes an interface; it runs when this returns.
+    pub fn start(scope: &Scope, namespace: &Namespace, interface: &str) -> Self {
+        let name = format!("{}-{interface}", namespace.name());
+        let file = scope.directory().join(format!("{name}.pcapng"));
+        let text = file.display().to_string();
+        let passed_before = namespace.passed(interface);
+        let command = namespace.command("dumpcap", &["-q", "-i", interface, "-s", "200", "-B", "64", "-w", &text]);
+        let mut process =
+            Process::start(&format!("dumpcap at {name}"), command, &scope.log(&format!("dumpcap-{name}")));
+        until(&format!("dumpcap at {name} runs"), || {
+            assert!(process.is_running(), "dumpcap has ended: {}", process.said());
+            file.metadata().is_ok_and(|data| data.len() > 0).then_some(())
+        });
+        Self { process, file, namespace: namespace.clone(), interface: interface.to_owned(), passed_before }
+    }
+
+    /// Ends it once every packet that passed is in the file; fails the test if it lost any.
+    pub fn finish(mut self) -> PathBuf {
+        let expected = self.namespace.passed(&self.interface) - self.passed_before;
+        let mut found = 0;
+        let whole = holds_soon(|| {
+            found = packets(&self.file);
+            found >= expected
+        });
+        assert!(whole, "{found} of {expected} packets are captured at {} of {}", self.interface, self.namespace.name());
+        self.process.signal(Signal::INT);
+        let status = self.process.wait();
+        let said = self.process.said();
+        assert!(status.success() && said.contains("(pcap:0/dumpcap:0/"), "{status}: {said}");
         self.file.clone()
     }
 }

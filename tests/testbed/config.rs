@@ -13,6 +13,7 @@ pub const SETUP_TIMEOUT_MS: u32 = 1_000;
 pub struct HostEntry {
     name: String,
     vtep: Option<String>,
+    controller: Option<String>,
     underlay_mtu: u16,
     ports: Vec<String>,
     ports_see_fragments: bool,
@@ -24,14 +25,21 @@ impl HostEntry {
     /// A host whose NF instances share two CPUs, without ports.
     pub fn new(name: &str) -> Self {
         let limits = format!("setup_timeout_ms: {SETUP_TIMEOUT_MS}");
-        let (name, vtep, ports) = (name.to_owned(), None, Vec::new());
+        let (name, vtep, controller, ports) = (name.to_owned(), None, None, Vec::new());
         let (ports_see_fragments, underlay_sees_fragments) = (false, false);
-        Self { name, vtep, underlay_mtu: UNDERLAY_MTU, ports, ports_see_fragments, underlay_sees_fragments, limits }
+        let underlay_mtu = UNDERLAY_MTU;
+        Self { name, vtep, controller, underlay_mtu, ports, ports_see_fragments, underlay_sees_fragments, limits }
     }
 
     /// With an underlay on the interface `under`, and this VTEP address.
     pub fn vtep(mut self, address: &str) -> Self {
         self.vtep = Some(address.to_owned());
+        self
+    }
+
+    /// With an address at which the other hosts' controllers reach its own.
+    pub fn controller(mut self, address: &str) -> Self {
+        self.controller = Some(address.to_owned());
         self
     }
 
@@ -69,6 +77,9 @@ impl HostEntry {
     fn text(&self) -> String {
         let mut text = format!("  {}:\n    cpus: {{io: 0}}\n    share_cores: true\n    memory_mib: 64\n", self.name);
         writeln!(text, "    limits: {{mbufs: 12287, {}}}", self.limits).expect("text");
+        if let Some(address) = &self.controller {
+            writeln!(text, "    controller: {address}").expect("text");
+        }
         if let Some(address) = &self.vtep {
             let device = device(self.underlay_sees_fragments, 0, "under");
             writeln!(text, "    underlay: {{device: \"{device}\", address: {address}, mtu: {}}}", self.underlay_mtu)

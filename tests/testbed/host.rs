@@ -209,7 +209,7 @@ impl Host {
     pub fn assert_conserved(&self) {
         let watch = self.watch();
         let mut last = Ok(());
-        let held = until_or(|| {
+        let held = super::holds_soon(|| {
             last = check_conservation(&watch.reader.snapshots());
             last.is_ok()
         });
@@ -268,16 +268,4 @@ impl Watch {
     pub fn received(&self) -> u64 {
         self.reader.snapshots().iter().map(|lcore| lcore.received).sum()
     }
-}
-
-/// [`until`], with an answer in place of a failure.
-fn until_or(mut holds: impl FnMut() -> bool) -> bool {
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < super::SOON {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(super::LOOK);
-    }
-    false
 }

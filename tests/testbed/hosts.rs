@@ -12,6 +12,8 @@ use super::scope::Scope;
 pub const CLIENT: [&str; 2] = ["10.1.0.2", "fd00:1::2"];
 /// The server's addresses.
 pub const SERVER: [&str; 2] = ["10.2.0.2", "fd00:2::2"];
+/// The controllers' addresses among each other.
+pub const OFFICE: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
 /// What the mangler makes of the client's.
 pub const MANGLED: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
 
@@ -35,6 +37,7 @@ impl Ends {
         let [client, server, fabric] = ["client", "server", "fabric"].map(|role| Namespace::new(&scope, role));
         // No snooping and no own addresses: a wire with several ends.
         fabric.ip("link add bridge mtu 1600 type bridge mcast_snooping 0\nlink set bridge up");
+        fabric.ip("link add office type bridge\nlink set office up");
         Self { client, server, fabric, scope }
     }
 
@@ -44,6 +47,14 @@ impl Ends {
         self.fabric.link(name, &namespace, "under", UNDERLAY_MTU);
         self.fabric.ip(&format!("link set {name} master bridge"));
         namespace
+    }
+
+    /// Joins a host's kernel to the management network, on which controllers talk.
+    fn join_office(&self, host: &Namespace, name: &str, address: &str) {
+        let interface = format!("o-{name}");
+        self.fabric.link(&interface, host, "office", 1_500);
+        self.fabric.ip(&format!("link set {interface} master office"));
+        host.ip(&format!("address add {address}/24 dev office"));
     }
 
     /// Gives the client its place behind an interface.
@@ -89,8 +100,14 @@ impl TwoHosts {
         ends.server.link("eth0", &two, "right", 1_500);
         ends.settle_client("eth0");
         ends.settle_server("eth0");
+        ends.join_office(&one, "host1", OFFICE[0]);
+        ends.join_office(&two, "host2", OFFICE[1]);
         let [first, second] = entries;
-        let entries = [first.vtep("192.0.2.1/24").port("left"), second.vtep("192.0.2.2/24").port("right")];
+        let [at_first, at_second] = OFFICE.map(|address| format!("{address}:7475"));
+        let entries = [
+            first.vtep("192.0.2.1/24").port("left").controller(&at_first),
+            second.vtep("192.0.2.2/24").port("right").controller(&at_second),
+        ];
         let file = ends.write(&config::file(&entries, tenants));
         let mut host1 = Host::new(&ends.scope, "host1", one, &file);
         let mut host2 = Host::new(&ends.scope, "host2", two, &file);

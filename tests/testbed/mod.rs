@@ -52,3 +52,15 @@ pub fn until_within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Op
         std::thread::sleep(LOOK);
     }
 }
+
+/// Whether something comes to hold within [`SOON`].
+pub fn holds_soon(mut holds: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < SOON {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(LOOK);
+    }
+    false
+}

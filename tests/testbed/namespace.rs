@@ -91,6 +91,15 @@ impl Namespace {
         mac.unwrap_or_else(|| panic!("{address} is not known: {shown}")).to_owned()
     }
 
+    /// Packets that an interface has received and sent.
+    pub fn passed(&self, interface: &str) -> u64 {
+        let shown = self.run("ip", &["-j", "-s", "link", "show", interface]);
+        let links: serde_json::Value =
+            serde_json::from_str(&shown).unwrap_or_else(|error| panic!("ip: {error}: {shown}"));
+        let count = |way: &str| links[0]["stats64"][way]["packets"].as_u64().expect("a count");
+        count("rx") + count("tx")
+    }
+
     /// Addresses of an interface, and the router for everything else, one per family.
     pub fn addresses(&self, interface: &str, addresses: &[&str], routers: &[&str]) {
         for address in addresses {

@@ -19,6 +19,7 @@ pub const PAGE_BYTES: usize = 4_000;
 pub struct WebServer {
     _process: Process,
     access_log: PathBuf,
+    post_log: PathBuf,
 }
 
 impl WebServer {
@@ -27,7 +28,9 @@ impl WebServer {
         let directory = scope.directory().join(format!("nginx-{}", namespace.name()));
         fs::create_dir(&directory).expect("nginx's directory");
         fs::write(directory.join("page"), vec![b'x'; PAGE_BYTES]).expect("the page");
+        fs::write(directory.join("large"), vec![b'y'; POST_BYTES]).expect("the large page");
         let (configuration, access_log) = (directory.join("nginx.conf"), directory.join("access.log"));
+        let post_log = directory.join("post.log");
         fs::write(&configuration, configure(&directory)).expect("nginx's configuration");
         let text = configuration.display().to_string();
         let command = namespace.command("nginx", &["-c", &text]);
@@ -36,19 +39,35 @@ impl WebServer {
             assert!(process.is_running(), "nginx has ended: {}", process.said());
             directory.join("nginx.pid").exists().then_some(())
         });
-        Self { _process: process, access_log }
+        Self { _process: process, access_log, post_log }
+    }
+
+    /// Whoever posted, and how many bytes each time, once there are `count` posts.
+    pub fn posts(&self, count: usize) -> Vec<(String, usize)> {
+        let lines = lines_of(&self.post_log, count);
+        let read = |line: &String| {
+            let (client, bytes) = line.split_once(' ').expect("an address and a length");
+            (client.to_owned(), bytes.parse().expect("a length"))
+        };
+        lines.iter().map(read).collect()
     }
 
     /// The client addresses of every request so far, one line each, once there are `count` of them.
     pub fn clients(&self, count: usize) -> Vec<String> {
-        until(&format!("{count} requests are logged"), || {
-            let text = fs::read_to_string(&self.access_log).unwrap_or_default();
-            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            (lines.len() >= count).then_some(lines)
-        })
+        lines_of(&self.access_log, count)
     }
 }
 
+/// A log's lines, once there are so many.
+fn lines_of(log: &Path, count: usize) -> Vec<String> {
+    until(&format!("{count} requests are logged"), || {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        (lines.len() >= count).then_some(lines)
+    })
+}
+
+/// What posts to `/large` send is read as a whole, since it goes to a second server; this one answers with the page of that name.
 fn configure(directory: &Path) -> String {
     let directory = directory.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -58,11 +77,22 @@ fn configure(directory: &Path) -> String {
         "daemon off; user root; worker_processes 1; pid {directory}/nginx.pid; error_log stderr;
 events {{ worker_connections 1024; }}
 http {{
-  log_format client '$remote_addr'; access_log {directory}/access.log client; {temporary}
-  server {{ listen 80; listen [::]:80 ipv6only=on; location / {{ root {directory}; try_files /page =404; }} }}
+  log_format client '$remote_addr'; log_format post '$remote_addr $request_length'; {temporary}
+  server {{
+    listen 80; listen [::]:80 ipv6only=on; root {directory};
+    location / {{ access_log {directory}/access.log client; try_files /page =404; }}
+    location /large {{ access_log {directory}/post.log post; proxy_pass http://127.0.0.1:8080; }}
+  }}
+  server {{
+    listen 127.0.0.1:8080; root {directory}; access_log off;
+    location / {{ error_page 405 =200 /large; }}
+  }}
 }}"
     )
 }
+
+/// Bytes of a post, and of its answer.
+pub const POST_BYTES: usize = 50_000;
 
 /// One answered request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +119,24 @@ impl Requests {
             let url = format!("http://{host}/[1-{count}]");
             let arguments = ["-s", "-o", "/dev/null", "-H", "Connection: close", "--max-time", "10"];
             let mut command = client.command("curl", &arguments);
+            command.args(["-w", "%{http_code} %{local_ip} %{size_download}\\n", &url]);
+            command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+            (command.spawn().expect("curl"), count)
+        };
+        Self { processes: servers.iter().map(spawn).collect() }
+    }
+
+    /// Starts one curl per server address that posts [`POST_BYTES`] so many times a second and is answered with as many.
+    pub fn post(scope: &Scope, client: &Namespace, servers: &[&str], per_second: u32, count: usize) -> Self {
+        let body = scope.directory().join("body");
+        fs::write(&body, vec![b'z'; POST_BYTES]).expect("the body");
+        let spawn = |server: &&str| {
+            let host = if server.contains(':') { format!("[{server}]") } else { (*server).to_owned() };
+            let (url, rate) = (format!("http://{host}/large?[1-{count}]"), format!("{per_second}/s"));
+            let data = format!("@{}", body.display());
+            let arguments = ["-s", "-o", "/dev/null", "-H", "Connection: close", "-H", "Expect:", "--max-time", "10"];
+            let mut command = client.command("curl", &arguments);
+            command.args(["--rate", &rate, "--data-binary", &data]);
             command.args(["-w", "%{http_code} %{local_ip} %{size_download}\\n", &url]);
             command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
             (command.spawn().expect("curl"), count)
@@ -123,7 +171,12 @@ fn read_fetched(line: &str) -> Option<Fetched> {
 
 /// Fails the test unless every request was answered in full, to a client that is known by these addresses.
 pub fn assert_all_fetched(fetched: &[Fetched], clients: &[&str]) {
-    let failed: Vec<&Fetched> = fetched.iter().filter(|one| one.code != 200 || one.bytes != PAGE_BYTES).collect();
+    assert_all_answered(fetched, PAGE_BYTES, clients);
+}
+
+/// The same for answers of so many bytes.
+pub fn assert_all_answered(fetched: &[Fetched], bytes: usize, clients: &[&str]) {
+    let failed: Vec<&Fetched> = fetched.iter().filter(|one| one.code != 200 || one.bytes != bytes).collect();
     assert!(failed.is_empty(), "{} of {} requests failed: {failed:?}", failed.len(), fetched.len());
     let seen: HashSet<&str> = fetched.iter().map(|one| one.local.as_str()).collect();
     assert_eq!(seen, clients.iter().copied().collect(), "the client's own addresses");

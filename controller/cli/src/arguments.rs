@@ -52,8 +52,59 @@ pub enum Command {
         #[arg(default_value = "towpath.yaml")]
         file: PathBuf,
     },
-    /// Take a changed configuration into force on a running host
+    /// Say what a configuration would change on all hosts, and change nothing
+    #[command(
+        after_help = "First what manglers make of the chains: their ways on, the clones that each needs, the rewritten \
+        chains, the cores that this costs. Then the difference to what is in force.\n\nExample: towpath plan towpath.yaml"
+    )]
+    Plan {
+        /// The configuration
+        #[arg(default_value = "towpath.yaml")]
+        file: PathBuf,
+    },
+    /// Take a changed configuration into force on all hosts
     Apply(ApplyOptions),
+    /// Start a further instance of a function while traffic runs
+    Scale(ScaleOptions),
+    /// Take an instance out of use; it ends with its last flow
+    #[command(after_help = "Example: towpath drain acme/edge/2")]
+    Drain {
+        /// The instance: `acme/edge/2`
+        #[arg(value_parser = named::<3>, value_name = "TENANT/FUNCTION/NUMBER")]
+        instance: Name<3>,
+        /// How it is done.
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Set the shares of new flows that a chain's instances get
+    #[command(
+        after_help = "Instances that are not named keep their share; 0 takes one out of use.\n\nExample: towpath weights \
+        acme/web edge/1=3 edge/2=1"
+    )]
+    Weights {
+        /// The chain: `acme/web`
+        #[arg(value_parser = named::<2>, value_name = "TENANT/CHAIN")]
+        chain: Name<2>,
+        /// Instances and their shares
+        #[arg(value_parser = weight, value_name = "INSTANCE=WEIGHT", required = true)]
+        weights: Vec<(String, u32)>,
+        /// How it is done.
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Declare a function to be a mangler that was seen to rewrite flows
+    #[command(
+        after_help = "`towpath get instances` shows which instances rewrite flows, with an example. From then on chains are \
+        cut behind the function; flows that run keep their paths.\n\nExample: towpath accept acme/cache"
+    )]
+    Accept {
+        /// The function: `acme/cache`
+        #[arg(value_parser = named::<2>, value_name = "TENANT/FUNCTION")]
+        function: Name<2>,
+        /// How it is done.
+        #[command(flatten)]
+        manner: Manner,
+    },
     /// Show what is: one table
     Get(GetOptions),
     /// Show live rates
@@ -78,21 +129,87 @@ pub enum Command {
     },
 }
 
+/// A name of so many parts, as in `acme/edge/2`.
+pub type Name<const PARTS: usize> = [String; PARTS];
+
+/// Reads a [`Name`].
+fn named<const PARTS: usize>(text: &str) -> Result<Name<PARTS>, String> {
+    let parts: Vec<String> = text.split('/').map(str::to_owned).collect();
+    let wrong = || format!("write {PARTS} names with `/` between them, the tenant first");
+    if parts.iter().any(String::is_empty) {
+        return Err(wrong());
+    }
+    parts.try_into().map_err(|_| wrong())
+}
+
+/// `edge/1=3`.
+fn weight(text: &str) -> Result<(String, u32), String> {
+    let (instance, weight) = text.split_once('=').ok_or("write an instance and its share: `edge/1=3`")?;
+    let weight = weight.parse().map_err(|_| format!("`{weight}` is no share; use 0 to 1000"))?;
+    Ok((instance.to_owned(), weight))
+}
+
+/// A JSON object.
+fn object(text: &str) -> Result<serde_json::Value, String> {
+    match serde_json::from_str(text) {
+        Ok(value @ serde_json::Value::Object(_)) => Ok(value),
+        Ok(_) => Err("write a JSON object: `{\"pool\": [\"10.9.1.1\"]}`".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// How a change is made.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Manner {
+    /// Only say what would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// `towpath apply`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Chains, selectors and weights change live: new rules come first, flows that run keep theirs. Apply the \
-    same file on every host.\n\nExamples:\n  towpath apply towpath.yaml --dry-run\n  towpath apply towpath.yaml --host host1"
+    after_help = "All hosts' controllers check it, then install it, then go by it; if one can't, the old version stays in \
+    force on all. New rules come first, flows that run keep theirs. What `scale`, `drain`, `weights` and `accept` did before \
+    is replaced by the file.\n\nExamples:\n  towpath apply towpath.yaml --dry-run\n  towpath apply towpath.yaml --host host1"
 )]
 pub struct ApplyOptions {
     /// The configuration
     pub file: PathBuf,
-    /// Only say what would change
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Allow a change that needs the dataplane restarted (ports, lcores, instances); it interrupts traffic
+    /// How it is done.
+    #[command(flatten)]
+    pub manner: Manner,
+    /// Allow a change that needs dataplanes restarted (ports, limits, I/O CPUs); it interrupts traffic
     #[arg(long)]
     pub restart_dataplane: bool,
+}
+
+/// `towpath scale`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "New flows take the new instance too, flows that run keep their paths. `--host` above names the controller \
+    that is asked; where the instance runs is `--on`.\n\nExamples:\n  towpath scale acme/edge\n  towpath scale acme/edge --on \
+    host2 --cpu 5\n  towpath scale acme/nat --serves web --config '{\"pool\": [\"10.9.1.1\"]}'"
+)]
+pub struct ScaleOptions {
+    /// The function: `acme/edge`
+    #[arg(value_parser = named::<2>, value_name = "TENANT/FUNCTION")]
+    pub function: Name<2>,
+    /// The host that it runs on; without it, one with a free core
+    #[arg(long, value_name = "HOST")]
+    pub on: Option<String>,
+    /// The CPU there; without it, a free one of the host's `cpus: {nf: …}`
+    #[arg(long, requires = "on")]
+    pub cpu: Option<u16>,
+    /// The chain that a mangler's instance serves
+    #[arg(long, value_name = "CHAIN")]
+    pub serves: Option<String>,
+    /// Keys in place of the function's own configuration, as a JSON object: a mangler's instance needs its own pool
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    pub config: Option<serde_json::Value>,
+    /// How it is done.
+    #[command(flatten)]
+    pub manner: Manner,
 }
 
 /// `towpath get`.
@@ -130,6 +247,12 @@ pub enum Table {
     Flows,
     /// Why packets ended
     Drops,
+    /// What is in force on all hosts: its version, the file's text, what operators did on top of it
+    Config,
+    /// Each host's version: in force, installed, reachable
+    Versions,
+    /// Whether flows kept to their paths, on all hosts; the exit status is 1 if one did not
+    Audit,
 }
 
 /// A form.
@@ -183,6 +306,10 @@ pub struct CaptureOptions {
 pub enum BenchCommand {
     /// Measure what a new flow's first packet costs, against an established flow's
     FlowSetup(FlowSetupOptions),
+    /// Compare ways to steer chains over the same traffic: rules, messages, broken and misrouted flows
+    Steering(SteeringOptions),
+    /// Measure what it costs to compose a specification of so many chains, and one instance more
+    Compose(ComposeOptions),
     /// Send the probes of `bench flow-setup --target` back
     #[command(after_help = "Example: towpath bench echo --listen 10.2.0.2:7000 --ports 8")]
     Echo {
@@ -239,6 +366,59 @@ pub struct FlowSetupOptions {
     pub svg: Option<PathBuf>,
 }
 
+/// `towpath bench steering`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A model of hosts, switches and stateful functions; it needs neither DPDK nor root, measures no time, and gives the \
+    same figures for the same seed everywhere.\n\nExamples:\n  towpath bench steering\n  towpath bench steering --hosts 4,16 \
+    --flows 500 --seed 7 --json steering.json --csv steering.csv"
+)]
+pub struct SteeringOptions {
+    /// Numbers of hosts, one comparison each
+    #[arg(long, value_delimiter = ',', default_value = "4,16")]
+    pub hosts: Vec<usize>,
+    /// Chains per host, an even number: they come in pairs that share a mangler
+    #[arg(long, default_value_t = 2)]
+    pub chains_per_host: usize,
+    /// Functions per chain, 3 to 7, one comparison each
+    #[arg(long, value_delimiter = ',', default_value = "3,5")]
+    pub nfs: Vec<usize>,
+    /// Flows of each chain
+    #[arg(long, default_value_t = 200)]
+    pub flows: usize,
+    /// Seed of the traffic
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Change neither instances nor weights while traffic runs
+    #[arg(long)]
+    pub no_changes: bool,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the figures as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// `towpath bench compose`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Chains have 4 functions; 10 chains share a host, 5 share functions, 30 a tenant. Needs neither DPDK nor root. Times are \
+    CPU time of one thread.\n\nExamples:\n  towpath bench compose\n  towpath bench compose --chains 100,1000 --runs 20 \
+    --json compose.json"
+)]
+pub struct ComposeOptions {
+    /// Numbers of chains, one measurement each
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000")]
+    pub chains: Vec<usize>,
+    /// How often each is composed
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -257,5 +437,20 @@ mod tests {
         assert_eq!(named.which.host.as_deref(), Some("h1"));
         assert!(parse(&["--run-dir", "/x", "get", "drops"]).is_ok());
         assert!(parse(&["get", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn names_and_weights_are_read_or_refused() {
+        let parse = |words: &[&str]| Arguments::try_parse_from([&["towpath"], words].concat());
+        let weights = parse(&["weights", "acme/web", "edge/1=3", "edge/2=0"]).unwrap();
+        let Command::Weights { chain, weights, .. } = weights.command else { panic!() };
+        assert_eq!((chain[1].as_str(), weights), ("web", vec![("edge/1".to_owned(), 3), ("edge/2".to_owned(), 0)]));
+        assert!(parse(&["weights", "acme/web"]).is_err(), "nothing to set");
+        assert!(parse(&["weights", "acme/web", "edge/1"]).is_err());
+        assert!(parse(&["drain", "acme/edge"]).is_err() && parse(&["drain", "acme//2"]).is_err());
+        assert!(parse(&["drain", "acme/edge/2", "--dry-run"]).is_ok());
+        assert!(parse(&["scale", "acme/edge", "--cpu", "5"]).is_err(), "a CPU is one of a host");
+        assert!(parse(&["scale", "acme/nat", "--config", "[1]"]).is_err());
+        assert!(parse(&["scale", "acme/nat", "--on", "h", "--config", "{\"pool\": []}"]).is_ok());
     }
 }

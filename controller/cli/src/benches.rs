@@ -5,15 +5,17 @@ use std::os::unix::net::UnixStream;
 use std::path::Path as FilePath;
 use std::time::Duration;
 
+use bench::compose::{self, ComposeError, ComposePlan};
 use bench::echo::Echo;
 use bench::in_process;
 use bench::plan::{Plan, SearchPlan};
+use bench::steering::{self, SteeringPlan};
 use bench::udp::{UdpOptions, UdpPath};
 use bench::{FlowSetupReport, Path, Progress};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
-use crate::arguments::{BenchCommand, FlowSetupOptions};
+use crate::arguments::{BenchCommand, ComposeOptions, FlowSetupOptions, SteeringOptions};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -22,6 +24,8 @@ pub fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::FlowSetup(options) => flow_setup(&options),
         BenchCommand::Speed(command) => crate::speed::run(command),
+        BenchCommand::Steering(options) => compare_steering(&options),
+        BenchCommand::Compose(options) => measure_compose(&options),
         BenchCommand::Echo { listen, ports } => {
             let (stop, stopped) = UnixStream::pair()?;
             for signal in [SIGINT, SIGTERM] {
@@ -46,6 +50,38 @@ fn flow_setup(options: &FlowSetupOptions) -> Result<(), Failure> {
     write_file(options.svg.as_deref(), || bench::plot::svg(&report).map_err(Failure::of))?;
     io::stdout().write_all(report.text().as_bytes())?;
     lost(&report)
+}
+
+fn compare_steering(options: &SteeringOptions) -> Result<(), Failure> {
+    let plan = SteeringPlan {
+        hosts: options.hosts.clone(),
+        chains_per_host: options.chains_per_host,
+        nfs_per_chain: options.nfs.clone(),
+        flows_per_chain: options.flows,
+        seed: options.seed,
+        changes: !options.no_changes,
+    };
+    let say = |hosts, nfs, mode| eprintln!("{hosts} hosts, {nfs} NFs per chain: {mode}");
+    let report = steering::run(&plan, std::env::args().collect(), say).map_err(|error| match error {
+        steering::SteeringError::Composition(_) => Failure::of(error),
+        wrong => Failure::Usage(wrong.to_string()),
+    })?;
+    write_file(options.json.as_deref(), || Ok(report.json()))?;
+    write_file(options.csv.as_deref(), || Ok(report.csv()))?;
+    io::stdout().write_all(report.text().as_bytes())?;
+    Ok(())
+}
+
+fn measure_compose(options: &ComposeOptions) -> Result<(), Failure> {
+    let plan = ComposePlan { chains: options.chains.clone(), runs: options.runs };
+    let say = |chains| eprintln!("composing {chains} chains");
+    let report = compose::run(&plan, std::env::args().collect(), None, say).map_err(|error| match error {
+        ComposeError::Chains(_) | ComposeError::Runs(_) => Failure::Usage(error.to_string()),
+        fault => Failure::of(fault),
+    })?;
+    write_file(options.json.as_deref(), || Ok(report.json()))?;
+    io::stdout().write_all(report.text().as_bytes())?;
+    Ok(())
 }
 
 fn plan(options: &FlowSetupOptions) -> Result<Plan, Failure> {
@@ -125,6 +161,17 @@ mod tests {
             let parsed = Arguments::try_parse_from([&["towpath", "bench", "flow-setup"], words].concat());
             let refused = parsed.is_err() || matches!(plan(&options(words)), Err(Failure::Usage(_)));
             assert!(refused, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_neither_compared_nor_composed_is_wrong_usage() {
+        for words in [&["steering", "--flows", "0"][..], &["steering", "--nfs", "2"], &["compose", "--chains", "0"]] {
+            let command = match Arguments::parse_from([&["towpath", "bench"], words].concat()).command {
+                Command::Bench(command) => command,
+                other => panic!("{other:?}"),
+            };
+            assert!(matches!(run(command), Err(Failure::Usage(_))), "{words:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
-use controller::compose::Composition;
+use controller::compose::{Composition, HostPart};
 use controller::config::{Config, EXAMPLE, LoadError};
 
 use crate::Failure;
@@ -59,12 +59,18 @@ fn summary(file: &Path, config: &Config, composition: &Composition) -> String {
         text += &format!(
             "  {}: {}, {}, {}\n",
             host.name,
-            counted(part.launch.lcores.len(), "lcore"),
+            lcores(part),
             counted(part.launch.ports.len(), "port"),
             counted(part.tags.len(), "tag rule")
         );
     }
     text
+}
+
+fn lcores(part: &HostPart) -> String {
+    let spare = part.spare_lcores();
+    let used = counted(part.launch.lcores.len() - spare, "lcore");
+    if spare == 0 { used } else { format!("{used} and {spare} spare") }
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -104,7 +110,9 @@ mod tests {
         let (config, composition) = controller::check(&file).unwrap();
         let text = summary(Path::new("f"), &config, &composition);
         assert!(
-            text.starts_with("f: ok: 2 hosts, 1 tenant, 2 chains, 2 instance paths, 4 tags\n  host1: 3 lcores"),
+            text.starts_with(
+                "f: ok: 2 hosts, 1 tenant, 2 chains, 2 instance paths, 4 tags\n  host1: 3 lcores and 3 spare"
+            ),
             "{text}"
         );
     }

@@ -80,7 +80,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match command {
         Command::Init { file } => files::init(&file),
         Command::Check { file } => files::check(&file),
+        Command::Plan { file } => apply::plan(&which, &file),
         Command::Apply(options) => apply::run(&which, &options),
+        Command::Scale(options) => apply::scale(&which, options),
+        Command::Drain { instance, manner } => apply::drain(&which, instance, manner),
+        Command::Weights { chain, weights, manner } => apply::weights(&which, chain, weights, manner),
+        Command::Accept { function, manner } => apply::accept(&which, function, manner),
         Command::Get(options) => get::run(&which, &options),
         Command::Top(options) => top::run(&which, &options),
         Command::Capture(options) => capture::run(&which, &options),

@@ -16,6 +16,9 @@ pub fn text(answer: &Response) -> Option<String> {
         Response::Paths(rows) => Some(paths(rows)),
         Response::Flows(answer) => Some(flows(answer)),
         Response::Drops(rows) => Some(drops(rows)),
+        Response::Config(config) => Some(self::config(config)),
+        Response::Versions(rows) => Some(versions(rows)),
+        Response::Audit(found) => Some(audit(found)),
         _ => None,
     }
 }
@@ -65,7 +68,7 @@ fn status(status: &Status) -> String {
     let mut rows = vec![
         line("host", status.host.clone()),
         line("controller", format!("{}, process {}, up {} s", status.version, status.pid, status.uptime_s)),
-        line("configuration", status.config_file.clone()),
+        line("configuration", format!("version {}, {}", status.config_version, status.config_file)),
         line("dataplane", format!("{state}, process {}, {} restarts", or_dash(dataplane.pid), dataplane.restarts)),
         line("cores", if dataplane.shares_cores { "shared: do not measure here" } else { "one lcore each" }.to_owned()),
         line("hugepages", yes_no(dataplane.hugepages)),
@@ -118,18 +121,24 @@ fn lcores(rows: &[LcoreRow]) -> String {
 
 fn instances(rows: &[InstanceRow]) -> String {
     let row = |instance: &InstanceRow| {
-        let state = match instance.state {
-            InstanceState::Running => "running",
-            InstanceState::Failed => "FAILED",
-            InstanceState::Elsewhere => "elsewhere",
+        let mut state = match (instance.state, instance.draining_s) {
+            (InstanceState::Running, _) => "running".to_owned(),
+            (InstanceState::Draining, Some(seconds)) => format!("draining since {seconds} s"),
+            (InstanceState::Draining, None) => "draining".to_owned(),
+            (InstanceState::Starting, _) => "starting".to_owned(),
+            (InstanceState::Failed, _) => "FAILED".to_owned(),
+            (InstanceState::Elsewhere, _) => "elsewhere".to_owned(),
         };
+        if let Some(example) = &instance.rewrites {
+            state += &format!(", REWRITES flows: {example}");
+        }
         vec![
             instance.instance.clone(),
             instance.function.clone(),
             yes_no(instance.mangles),
             instance.host.clone(),
             instance.cpu.to_string(),
-            state.to_owned(),
+            state,
         ]
     };
     let mut text = table(&["instance", "function", "mangles", "host", "cpu", "state"], &[4], rows.iter().map(row));
@@ -225,6 +234,41 @@ fn drops(rows: &[DropRow]) -> String {
     table(&["reason", "class", "packets", "where", "meaning"], &[2], rows.iter().map(row))
 }
 
+fn config(config: &ConfigInForce) -> String {
+    let mut text = format!("# version {} of all hosts, {}, {}\n", config.version, config.file, config.digest);
+    for operation in &config.operations {
+        text += &format!("# then: {operation}\n");
+    }
+    text + &config.yaml
+}
+
+fn versions(rows: &[VersionRow]) -> String {
+    let row = |host: &VersionRow| {
+        vec![
+            if host.here { format!("{} *", host.host) } else { host.host.clone() },
+            if host.reachable { "yes" } else { "NO" }.to_owned(),
+            or_dash(host.active),
+            or_dash(host.installed),
+            or_dash(host.digest.as_ref()),
+        ]
+    };
+    table(&["host", "reachable", "in force", "installed", "digest"], &[2, 3], rows.iter().map(row))
+}
+
+fn audit(audit: &Audit) -> String {
+    let row = |row: &AuditRow| {
+        vec![
+            row.host.clone(),
+            row.lcore.clone(),
+            row.audited_packets.to_string(),
+            row.violations.to_string(),
+            or_dash(row.last.as_ref()),
+        ]
+    };
+    let headings = ["host", "lcore", "audited packets", "violations", "last violation"];
+    table(&headings, &[2, 3], audit.rows.iter().map(row))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -254,10 +298,12 @@ mod tests {
             host: "host1".into(),
             cpu: 3,
             state: InstanceState::Failed,
+            draining_s: None,
+            rewrites: Some("a > b became c > b".into()),
             counters: vec![NamedCount { name: "default: deny".into(), value: 7 }],
         };
         let shown = text(&Response::Instances(vec![row])).unwrap();
-        assert!(shown.contains("FAILED"), "{shown}");
+        assert!(shown.contains("FAILED, REWRITES flows: a > b became c > b"), "{shown}");
         assert!(shown.ends_with("\nacme/edge/1\n             7  default: deny\n"), "{shown}");
     }
 

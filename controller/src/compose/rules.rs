@@ -8,46 +8,12 @@
 use packet::{Direction, Tag, VportId};
 use shm::rules::{Delivery, ExactAction, Next, ReverseHead, TagAction, TagKey, TagRule};
 
-use super::{Element, HostPart, InstancePath, PlacedTag};
-use crate::config::Config;
+use super::geometry::HostGeometry;
+use super::{Element, InstancePath, PlacedTag};
 
-/// How an element's packets get to the next one.
-fn next(config: &Config, from: &Element, to: &Element) -> Next {
-    let vtep = config.hosts[to.host].underlay.as_ref().map(|underlay| underlay.address.addr());
-    match vtep {
-        Some(vtep) if from.host != to.host => Next::Tunnel { vtep, next: to.vport },
-        _ => Next::Vport(to.vport),
-    }
-}
-
-/// Adds the path's tag rules to its hosts, and sets its head's action.
-pub(super) fn make(config: &Config, path: &mut InstancePath, hosts: &mut [HostPart]) {
-    let forward: Vec<&Element> = path.elements.iter().collect();
-    let reverse: Vec<&Element> = path.elements.iter().rev().collect();
-    let one_hop_here = forward.len() == 2 && forward[0].host == forward[1].host;
-    let learn = Delivery::Learn(ReverseHead {
-        tag: path.reverse,
-        next: next(config, reverse[0], reverse[1]),
-        ends_here: one_hop_here,
-        path: path.id,
-        path_mtu: path.mtu_reverse,
-    });
-    let action = ExactAction {
-        vni: path.vni,
-        tag: path.forward,
-        direction: Direction::Forward,
-        next: next(config, forward[0], forward[1]),
-        delivery: if one_hop_here { learn } else { Delivery::None },
-        path: path.id,
-        path_mtu: path.mtu_forward,
-    };
-    let ways = [
-        Way { path, direction: Direction::Forward, tag: path.forward, end: learn },
-        Way { path, direction: Direction::Reverse, tag: path.reverse, end: Delivery::Refresh },
-    ];
-    ways[0].lay(config, &forward, hosts);
-    ways[1].lay(config, &reverse, hosts);
-    path.action = action;
+/// The rules of paths over these hosts.
+pub(super) struct Layer<'a> {
+    pub(super) hosts: &'a [HostGeometry],
 }
 
 /// One direction of a path.
@@ -58,26 +24,75 @@ struct Way<'a> {
     end: Delivery,
 }
 
-impl Way<'_> {
-    fn lay(&self, config: &Config, elements: &[&Element], hosts: &mut [HostPart]) {
-        for (hop, pair) in elements.windows(2).enumerate() {
-            let [from, to] = pair else { continue };
-            let delivery = if hop + 2 == elements.len() { self.end } else { Delivery::None };
-            let crosses = from.host != to.host;
-            if hop > 0 {
-                let at_sender = if crosses { Delivery::None } else { delivery };
-                let rule = self.rule(from.vport, from.vport, next(config, from, to), at_sender);
-                hosts[from.host].tags.push(PlacedTag { lcore: from.lcore, rule });
-            }
-            if crosses {
-                let host = &mut hosts[to.host];
-                let rule = self.rule(VportId::TUNNEL, to.vport, Next::Vport(to.vport), delivery);
-                host.tags.push(PlacedTag { lcore: host.vports[0].lcore, rule });
-            }
+impl Layer<'_> {
+    /// How an element's packets get to the next one.
+    fn next(&self, from: &Element, to: &Element) -> Next {
+        match self.hosts[to.host].vtep {
+            Some(vtep) if from.host != to.host => Next::Tunnel { vtep, next: to.vport },
+            _ => Next::Vport(to.vport),
         }
     }
 
-    /// Its counter is numbered later.
+    /// What the forward end keeps.
+    fn learn(&self, path: &InstancePath) -> Delivery {
+        let (tail, before) = (&path.elements[path.elements.len() - 1], &path.elements[path.elements.len() - 2]);
+        Delivery::Learn(ReverseHead {
+            tag: path.reverse,
+            next: self.next(tail, before),
+            ends_here: is_one_hop_here(path),
+            path: path.id,
+            path_mtu: path.mtu_reverse,
+        })
+    }
+
+    /// The exact rule's action at the head.
+    pub(super) fn action(&self, path: &InstancePath) -> ExactAction {
+        ExactAction {
+            vni: path.vni,
+            tag: path.forward,
+            direction: Direction::Forward,
+            next: self.next(&path.elements[0], &path.elements[1]),
+            delivery: if is_one_hop_here(path) { self.learn(path) } else { Delivery::None },
+            path: path.id,
+            path_mtu: path.mtu_forward,
+        }
+    }
+
+    /// The path's tag rules with their hosts, always in the same order; their counters are numbered later.
+    pub(super) fn lay(&self, path: &InstancePath) -> Vec<(usize, PlacedTag)> {
+        let forward: Vec<&Element> = path.elements.iter().collect();
+        let reverse: Vec<&Element> = path.elements.iter().rev().collect();
+        let mut rules = Vec::with_capacity(4 * forward.len());
+        let end = self.learn(path);
+        self.lay_way(&Way { path, direction: Direction::Forward, tag: path.forward, end }, &forward, &mut rules);
+        let end = Delivery::Refresh;
+        self.lay_way(&Way { path, direction: Direction::Reverse, tag: path.reverse, end }, &reverse, &mut rules);
+        rules
+    }
+
+    fn lay_way(&self, way: &Way<'_>, elements: &[&Element], rules: &mut Vec<(usize, PlacedTag)>) {
+        for (hop, pair) in elements.windows(2).enumerate() {
+            let (from, to) = (pair[0], pair[1]);
+            let delivery = if hop + 2 == elements.len() { way.end } else { Delivery::None };
+            let crosses = from.host != to.host;
+            if hop > 0 {
+                let at_sender = if crosses { Delivery::None } else { delivery };
+                let rule = way.rule(from.vport, from.vport, self.next(from, to), at_sender);
+                rules.push((from.host, PlacedTag { lcore: from.lcore, rule }));
+            }
+            if crosses {
+                let rule = way.rule(VportId::TUNNEL, to.vport, Next::Vport(to.vport), delivery);
+                rules.push((to.host, PlacedTag { lcore: self.hosts[to.host].tunnel_lcore, rule }));
+            }
+        }
+    }
+}
+
+fn is_one_hop_here(path: &InstancePath) -> bool {
+    path.elements.len() == 2 && path.elements[0].host == path.elements[1].host
+}
+
+impl Way<'_> {
     fn rule(&self, prior: VportId, segment: VportId, next: Next, delivery: Delivery) -> TagRule {
         TagRule {
             key: TagKey { prior, segment, vni: self.path.vni, tag: self.tag },

@@ -1,39 +1,58 @@
 //! What several entries of the file must agree about.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use packet::Vni;
 
 use super::segment::{End, Segment};
-use super::{Attachment, Chain, Config, Host, Problem, Problems, Tenant};
-
-/// vports of a host, the tunnel included.
-const MAX_VPORTS: usize = 256;
+use super::{Attachment, Chain, Config, Endpoint, Host, Instance, Problem, Problems, Tenant};
 
 pub(super) fn check(problems: &mut Problems, config: &mut Config) {
     let mut warnings = Warnings { file: config.file.clone(), found: Vec::new() };
     check_vnis(problems, config);
     check_underlays(problems, config);
-    for (index, host) in config.hosts.iter().enumerate() {
-        check_cpus(problems, &mut warnings, config, index, host);
-        check_ports(problems, config, index, host);
-        let vports = 1 + on_host(config, index).count();
-        if vports > MAX_VPORTS {
-            let text =
-                format!("{vports} vports (tunnel, endpoints, instances), at most {MAX_VPORTS} fit; use another host");
-            problems.note(host.line, key_of(host), text);
-        }
+    let on_hosts = OnHost::of(config);
+    for (host, on_host) in config.hosts.iter().zip(&on_hosts) {
+        check_cpus(problems, &mut warnings, host, on_host);
+        check_ports(problems, config, host, on_host);
     }
+    check_controllers(problems, &mut warnings, config);
     for tenant in &config.tenants {
         check_prefixes(problems, tenant);
         check_pools(problems, tenant);
-        check_selectors(problems, &mut warnings, tenant);
+        check_selectors(problems, tenant);
         check_functions(problems, &mut warnings, tenant);
-        check_manglers(problems, tenant);
         check_weights(problems, tenant);
     }
     config.warnings = warnings.found;
+}
+
+/// What the file puts on one host, each with its tenant.
+#[derive(Default)]
+struct OnHost<'a> {
+    endpoints: Vec<(usize, &'a Tenant, &'a Endpoint)>,
+    instances: Vec<(&'a Tenant, &'a Instance)>,
+}
+
+impl<'a> OnHost<'a> {
+    fn of(config: &'a Config) -> Vec<Self> {
+        let mut hosts: Vec<Self> = config.hosts.iter().map(|_| Self::default()).collect();
+        for (index, tenant) in config.tenants.iter().enumerate() {
+            for endpoint in &tenant.endpoints {
+                if let Some(host) = hosts.get_mut(endpoint.host) {
+                    host.endpoints.push((index, tenant, endpoint));
+                }
+            }
+            for instance in &tenant.instances {
+                if let Some(host) = instance.host.and_then(|host| hosts.get_mut(host)) {
+                    host.instances.push((tenant, instance));
+                }
+            }
+        }
+        hosts
+    }
 }
 
 struct Warnings {
@@ -55,56 +74,73 @@ fn chain_key(tenant: &Tenant, chain: &Chain) -> String {
     format!("tenants.{}.chains.{}", tenant.name, chain.name)
 }
 
-/// Endpoints and instances of a host, by name.
-fn on_host(config: &Config, host: usize) -> impl Iterator<Item = String> + '_ {
-    config.tenants.iter().flat_map(move |tenant| {
-        let endpoints = tenant.endpoints.iter().filter(move |endpoint| endpoint.host == host);
-        let instances = tenant.instances.iter().filter(move |instance| instance.host == host);
-        let names = endpoints.map(|endpoint| &endpoint.name).chain(instances.map(|instance| &instance.name));
-        names.map(|name| format!("{}/{name}", tenant.name))
-    })
-}
-
 fn check_vnis(problems: &mut Problems, config: &Config) {
-    let mut owners: HashMap<_, &str> = HashMap::new();
+    let mut owners: HashMap<Vni, &str> = HashMap::new();
     for tenant in &config.tenants {
-        if let Some(owner) = owners.insert(tenant.vni, &tenant.name)
-            && tenant.vni.value() != 0
-        {
-            let text = format!("VNI {} is tenant `{owner}`'s already; give each tenant its own", tenant.vni);
+        for vni in tenant.vnis().filter(|vni| vni.value() != 0) {
+            let Some(owner) = owners.insert(vni, &tenant.name) else { continue };
+            let text = format!("VNI {vni} is tenant `{owner}`'s already; give each tenant its own");
             problems.note(tenant.line, format!("tenants.{}.vni", tenant.name), text);
         }
     }
 }
 
-fn check_underlays(problems: &mut Problems, config: &Config) {
-    let mut seen: Vec<(&Host, &super::Underlay)> = Vec::new();
+/// Controllers of several hosts must find one another.
+fn check_controllers(problems: &mut Problems, warnings: &mut Warnings, config: &Config) {
+    let mut owners = HashMap::new();
     for host in &config.hosts {
-        let Some(underlay) = &host.underlay else { continue };
-        let key = || format!("hosts.{}.underlay", host.name);
-        for (other, theirs) in &seen {
-            if theirs.address.addr() == underlay.address.addr() {
-                let text = format!("{} is host `{}`'s address; give each its own", underlay.address.addr(), other.name);
-                problems.note(host.line, key(), text);
-            }
+        let Some(address) = host.controller else { continue };
+        if let Some(owner) = owners.insert(address, &host.name) {
+            let text = format!("{address} is host `{owner}`'s controller already; give each its own");
+            problems.note(host.line, format!("hosts.{}.controller", host.name), text);
         }
-        if let Some((first, theirs)) = seen.first() {
-            if theirs.address.addr().is_ipv4() != underlay.address.addr().is_ipv4() {
-                let text = format!("the address is of another family than host `{}`'s; use one for all", first.name);
-                problems.note(host.line, key(), text);
-            } else if theirs.udp_port != underlay.udp_port {
-                let text = format!(
-                    "udp_port {} differs from host `{}`'s {}; use one for all",
-                    underlay.udp_port, first.name, theirs.udp_port
-                );
-                problems.note(host.line, key(), text);
-            }
-        }
-        seen.push((host, underlay));
     }
-    for (host, underlay) in &seen {
+    let alone: Vec<&Host> = config.hosts.iter().filter(|host| host.controller.is_none()).collect();
+    if let (Some(first), true) = (alone.first(), config.hosts.len() > 1) {
+        let names: Vec<String> = alone.iter().map(|host| format!("`{}`", host.name)).collect();
+        let text = format!(
+            "{} without `controller`: changes are not agreed with the other hosts; give each host an address such as \
+             `controller: 192.0.2.1:7475`",
+            names.join(", ")
+        );
+        warnings.note(first.line, key_of(first), text);
+    }
+}
+
+fn check_underlays(problems: &mut Problems, config: &Config) {
+    let with = |host: &'_ Host| host.underlay.is_some();
+    let hosts: Vec<(&Host, &super::Underlay)> = config
+        .hosts
+        .iter()
+        .filter(|host| with(host))
+        .filter_map(|host| Some((host, host.underlay.as_ref()?)))
+        .collect();
+    let Some((first, theirs)) = hosts.first() else { return };
+    let mut owners: HashMap<IpAddr, &Host> = HashMap::new();
+    for (host, underlay) in &hosts {
+        let key = || format!("hosts.{}.underlay", host.name);
+        if let Some(other) = owners.insert(underlay.address.addr(), host) {
+            let text = format!("{} is host `{}`'s address; give each its own", underlay.address.addr(), other.name);
+            problems.note(host.line, key(), text);
+        }
+        if theirs.address.addr().is_ipv4() != underlay.address.addr().is_ipv4() {
+            let text = format!("the address is of another family than host `{}`'s; use one for all", first.name);
+            problems.note(host.line, key(), text);
+        } else if theirs.udp_port != underlay.udp_port {
+            let text = format!(
+                "udp_port {} differs from host `{}`'s {}; use one for all",
+                underlay.udp_port, first.name, theirs.udp_port
+            );
+            problems.note(host.line, key(), text);
+        }
+    }
+    let link = theirs.address.trunc();
+    if hosts.iter().all(|(_, underlay)| underlay.address.trunc() == link) {
+        return;
+    }
+    for (host, underlay) in hosts.iter().filter(|(_, underlay)| underlay.gateway.is_none()) {
         let far = |(_, other): &&(&Host, &super::Underlay)| !underlay.address.contains(&other.address.addr());
-        if let (None, Some((other, _))) = (underlay.gateway, seen.iter().find(far)) {
+        if let Some((other, _)) = hosts.iter().find(far) {
             let text = format!(
                 "host `{}` is outside {} and there is no way to it; add a `gateway`",
                 other.name,
@@ -115,7 +151,7 @@ fn check_underlays(problems: &mut Problems, config: &Config) {
     }
 }
 
-fn check_cpus(problems: &mut Problems, warnings: &mut Warnings, config: &Config, index: usize, host: &Host) {
+fn check_cpus(problems: &mut Problems, warnings: &mut Warnings, host: &Host, on_host: &OnHost<'_>) {
     let mut owners: HashMap<u16, String> = host.io_cpus.iter().map(|&cpu| (cpu, "I/O".to_owned())).collect();
     let mut shared = Vec::new();
     if let Some(cpu) = host.control_cpu
@@ -126,12 +162,17 @@ fn check_cpus(problems: &mut Problems, warnings: &mut Warnings, config: &Config,
     if let Some(cpu) = host.control_cpu {
         owners.entry(cpu).or_insert_with(|| "the control thread".to_owned());
     }
-    for tenant in &config.tenants {
-        for instance in tenant.instances.iter().filter(|instance| instance.host == index) {
-            let name = format!("{}/{}", tenant.name, instance.name);
-            if let Some(owner) = owners.insert(instance.cpu, name.clone()) {
-                shared.push((instance.line, instance.cpu, name, owner));
-            }
+    for &cpu in &host.nf_cpus {
+        if let Some(owner) = owners.get(&cpu).filter(|_| !host.share_cores) {
+            let text = format!("CPU {cpu} of `cpus.nf` has {owner} already; leave it out of one of the lists");
+            problems.note(host.line, key_of(host), text);
+        }
+    }
+    for (tenant, instance) in on_host.instances.iter().filter(|(_, instance)| !instance.drain) {
+        let name = format!("{}/{}", tenant.name, instance.name);
+        let Some(cpu) = instance.cpu else { continue };
+        if let Some(owner) = owners.insert(cpu, name.clone()) {
+            shared.push((instance.line, cpu, name, owner));
         }
     }
     if host.share_cores {
@@ -152,38 +193,35 @@ fn check_cpus(problems: &mut Problems, warnings: &mut Warnings, config: &Config,
     }
 }
 
-fn check_ports(problems: &mut Problems, config: &Config, index: usize, host: &Host) {
+fn check_ports(problems: &mut Problems, config: &Config, host: &Host, on_host: &OnHost<'_>) {
     let mut ports: HashMap<(usize, Option<u16>), String> = HashMap::new();
     let mut vteps: HashMap<(usize, IpAddr), String> = HashMap::new();
-    for (tenant_index, tenant) in config.tenants.iter().enumerate() {
-        for endpoint in tenant.endpoints.iter().filter(|endpoint| endpoint.host == index) {
-            let name = format!("{}/{}", tenant.name, endpoint.name);
-            let key = format!("tenants.{}.endpoints.{}", tenant.name, endpoint.name);
-            match endpoint.attachment {
-                Attachment::Port(port, vlan) if port < host.ports.len() => {
-                    let Some(owner) = ports.insert((port, vlan), name) else { continue };
-                    let what = vlan.map_or("untagged".to_owned(), |vlan| format!("VLAN {vlan}"));
-                    let port = &host.ports[port].name;
+    for (tenant_index, tenant, endpoint) in &on_host.endpoints {
+        let name = format!("{}/{}", tenant.name, endpoint.name);
+        let key = format!("tenants.{}.endpoints.{}", tenant.name, endpoint.name);
+        match endpoint.attachment {
+            Attachment::Port(port, vlan) if port < host.ports.len() => {
+                let Some(owner) = ports.insert((port, vlan), name) else { continue };
+                let what = vlan.map_or("untagged".to_owned(), |vlan| format!("VLAN {vlan}"));
+                let port = &host.ports[port].name;
+                let text =
+                    format!("port `{port}` {what} is endpoint `{owner}`'s already; choose another port or `vlan`");
+                problems.note(endpoint.line, key, text);
+            }
+            Attachment::Port(..) => {}
+            Attachment::Vtep(address) => {
+                if let Some(owner) = vteps.insert((*tenant_index, address), name) {
                     let text =
-                        format!("port `{port}` {what} is endpoint `{owner}`'s already; choose another port or `vlan`");
-                    problems.note(endpoint.line, key, text);
+                        format!("VTEP {address} is endpoint `{owner}`'s already; list all prefixes in one endpoint");
+                    problems.note(endpoint.line, key.clone(), text);
                 }
-                Attachment::Port(..) => {}
-                Attachment::Vtep(address) => {
-                    if let Some(owner) = vteps.insert((tenant_index, address), name) {
-                        let text = format!(
-                            "VTEP {address} is endpoint `{owner}`'s already; list all prefixes in one endpoint"
-                        );
-                        problems.note(endpoint.line, key.clone(), text);
-                    }
-                    let ours = |host: &&Host| host.underlay.as_ref().is_some_and(|own| own.address.addr() == address);
-                    if let Some(host) = config.hosts.iter().find(ours) {
-                        let text = format!(
-                            "VTEP {address} is host `{}` itself; name the `host` and a `port` of it instead",
-                            host.name
-                        );
-                        problems.note(endpoint.line, key, text);
-                    }
+                let ours = |host: &&Host| host.underlay.as_ref().is_some_and(|own| own.address.addr() == address);
+                if let Some(host) = config.hosts.iter().find(ours) {
+                    let text = format!(
+                        "VTEP {address} is host `{}` itself; name the `host` and a `port` of it instead",
+                        host.name
+                    );
+                    problems.note(endpoint.line, key, text);
                 }
             }
         }
@@ -225,42 +263,52 @@ fn check_pools(problems: &mut Problems, tenant: &Tenant) {
     }
 }
 
-fn check_selectors(problems: &mut Problems, warnings: &mut Warnings, tenant: &Tenant) {
-    for (index, chain) in tenant.chains.iter().enumerate() {
-        let earlier = tenant.chains[..index].iter().filter(|other| other.from == chain.from);
-        let Some(other) = earlier.into_iter().find(|other| other.selector.covers(&chain.selector)) else { continue };
-        let key = chain_key(tenant, chain);
-        if other.selector == chain.selector {
-            let text = format!(
-                "it selects the same flows of `{}` as chain `{}` on line {}; make the selectors differ, or remove one chain",
-                tenant.endpoints[chain.from].name, other.name, other.line
-            );
-            problems.note(chain.line, key, text);
-        } else {
-            let text = format!("no flow reaches it: chain `{}` before it takes them all; put it first", other.name);
-            warnings.note(chain.line, key, text);
+/// The first chain that matches takes a flow, so one that an earlier chain covers never gets any.
+fn check_selectors(problems: &mut Problems, tenant: &Tenant) {
+    let mut earlier: HashMap<usize, Vec<&Chain>> = HashMap::new();
+    for chain in &tenant.chains {
+        let earlier = earlier.entry(chain.from).or_default();
+        if let Some(other) = earlier.iter().find(|other| other.selector.covers(&chain.selector)) {
+            let text = if other.selector == chain.selector {
+                format!(
+                    "it selects the same flows of `{}` as chain `{}` on line {}; make the selectors differ, or remove one chain",
+                    tenant.endpoints[chain.from].name, other.name, other.line
+                )
+            } else {
+                format!(
+                    "no flow reaches it: chain `{}` on line {} takes them all before; put it first, or narrow `{}`",
+                    other.name, other.line, other.name
+                )
+            };
+            problems.note(chain.line, chain_key(tenant, chain), text);
         }
+        earlier.push(chain);
     }
 }
 
 fn check_functions(problems: &mut Problems, warnings: &mut Warnings, tenant: &Tenant) {
     for chain in &tenant.chains {
-        for segment in tenant.segments(chain) {
-            for (place, nf) in segment.through.iter().enumerate() {
-                if segment.through[..place].contains(nf) {
-                    let name = &tenant.nfs[*nf].name;
-                    let text = format!(
-                        "function `{name}` stands twice between manglers; declare a second one under `nfs` and use that"
-                    );
-                    problems.note(chain.line, chain_key(tenant, chain), text);
-                }
-            }
+        let mut seen = HashSet::new();
+        if let Some(nf) = chain.through.iter().find(|nf| !seen.insert(**nf)) {
+            let name = &tenant.nfs[*nf].name;
+            let text = format!(
+                "function `{name}` stands twice in the chain, which would go in a circle; declare a second one under `nfs` \
+                 with its own instances, and use that"
+            );
+            problems.note(chain.line, chain_key(tenant, chain), text);
         }
     }
     for (index, nf) in tenant.nfs.iter().enumerate() {
         let user = tenant.chains.iter().find(|chain| chain.through.contains(&index));
         let key = || format!("tenants.{}.nfs.{}", tenant.name, nf.name);
-        match (user, tenant.instances_of(index).next()) {
+        match (user, tenant.live_instances_of(index).next()) {
+            (Some(chain), None) if tenant.instances_of(index).next().is_some() => {
+                let text = format!(
+                    "chain `{}` goes through `{}`, whose instances all drain; add an instance, or take it out of the chain",
+                    chain.name, nf.name
+                );
+                problems.note(nf.line, key(), text);
+            }
             (Some(chain), None) => {
                 let text = format!(
                     "chain `{}` goes through `{}`, which has no instance; add `{{nf: {}, host: ..., cpu: ...}}` to `instances`",
@@ -274,47 +322,21 @@ fn check_functions(problems: &mut Problems, warnings: &mut Warnings, tenant: &Te
     }
 }
 
-/// The segments behind manglers, each with the chain that has it.
-fn behind_manglers(tenant: &Tenant) -> Vec<(usize, Segment, &Chain)> {
+/// A mangler, itself and all functions behind it, and the endpoint at the end.
+type WayOn<'a> = (usize, &'a [usize], usize);
+
+/// The segments behind manglers, each with the whole way on and the chain that has it.
+fn behind_manglers(tenant: &Tenant) -> Vec<(WayOn<'_>, Segment, &Chain)> {
     let mut found = Vec::new();
     for chain in &tenant.chains {
         for segment in tenant.segments(chain) {
             if let End::Mangler(nf) = segment.head {
-                found.push((nf, segment, chain));
+                let place = chain.through.iter().position(|at| *at == nf).unwrap_or(0);
+                found.push(((nf, &chain.through[place..], chain.to), segment, chain));
             }
         }
     }
     found
-}
-
-fn describe(tenant: &Tenant, segment: &Segment) -> String {
-    let mut names: Vec<&str> = segment.through.iter().map(|nf| tenant.nfs[*nf].name.as_str()).collect();
-    names.push(match segment.tail {
-        End::Endpoint(index) => &tenant.endpoints[index].name,
-        End::Mangler(index) => &tenant.nfs[index].name,
-    });
-    names.join(", ")
-}
-
-/// Behind a mangler nothing tells any more which chain a packet was on, so all its chains must go on the same way.
-fn check_manglers(problems: &mut Problems, tenant: &Tenant) {
-    let mut first: HashMap<usize, (Segment, &Chain)> = HashMap::new();
-    for (nf, segment, chain) in behind_manglers(tenant) {
-        let (known, other) = first.entry(nf).or_insert_with(|| (segment.clone(), chain));
-        if *known == segment {
-            continue;
-        }
-        let (name, function) = (&tenant.nfs[nf].name, &tenant.nfs[nf].function);
-        let text = format!(
-            "behind mangler `{name}` this chain goes to {}, but chain `{}` goes to {}, and a rewritten packet does not show \
-             which chain it is on; declare a second function under `nfs` (`{name}2: {{function: {function}, ...}}`) with its own \
-             instances and pool, and use it in one of the chains",
-            describe(tenant, &segment),
-            other.name,
-            describe(tenant, known)
-        );
-        problems.note(chain.line, chain_key(tenant, chain), text);
-    }
 }
 
 fn check_weights(problems: &mut Problems, tenant: &Tenant) {
@@ -328,7 +350,7 @@ fn check_weights(problems: &mut Problems, tenant: &Tenant) {
             }
         }
         for nf in &chain.through {
-            let mut instances = tenant.instances_of(*nf).peekable();
+            let mut instances = tenant.live_instances_of(*nf).peekable();
             if instances.peek().is_some() && instances.all(|instance| chain.weight(instance) == 0) {
                 let text = format!(
                     "weights: every instance of `{}` has weight 0; give one of them more",
@@ -338,9 +360,9 @@ fn check_weights(problems: &mut Problems, tenant: &Tenant) {
             }
         }
     }
-    let mut first: HashMap<Segment, &Chain> = HashMap::new();
-    for (_, segment, chain) in behind_manglers(tenant) {
-        let other = *first.entry(segment.clone()).or_insert(chain);
+    let mut first: HashMap<WayOn<'_>, &Chain> = HashMap::new();
+    for (way, segment, chain) in behind_manglers(tenant) {
+        let other = *first.entry(way).or_insert(chain);
         let tail = match segment.tail {
             End::Mangler(nf) => Some(nf),
             End::Endpoint(_) => None,

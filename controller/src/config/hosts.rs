@@ -1,7 +1,7 @@
 //! The section `hosts`: machines, their CPUs, memory, ports and limits.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use shm::launch::Limits;
@@ -24,9 +24,20 @@ pub(super) fn read(problems: &mut Problems, value: &Value<'_>) -> Vec<Host> {
 }
 
 fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
-    let known = ["cpus", "share_cores", "memory_mib", "hugepages", "eal", UNDERLAY, "ports", "limits"];
+    let known = [
+        "cpus",
+        "spare_lcores",
+        "share_cores",
+        "memory_mib",
+        "hugepages",
+        "eal",
+        UNDERLAY,
+        "controller",
+        "ports",
+        "limits",
+    ];
     let section = value.section(problems, "a table of the host's keys", &known);
-    let (io_cpus, control_cpu) = cpus(problems, &section);
+    let Cpus { io: io_cpus, control: control_cpu, nf: nf_cpus } = cpus(problems, &section);
     let flag = |problems: &mut Problems, key| section.get(key).and_then(|value| value.flag(problems));
     let memory = section.get("memory_mib").and_then(|v| v.integer(problems, 16..=1_048_576, "MiB of memory"));
     let mut spread = Spread { io: &io_cpus, next: 0 };
@@ -40,6 +51,11 @@ fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
         name: name.to_owned(),
         line: value.line,
         control_cpu,
+        nf_cpus,
+        spare_lcores: section
+            .get("spare_lcores")
+            .and_then(|value| value.integer(problems, 0..=120, "lcores for instances yet to come")),
+        controller: section.get("controller").and_then(|value| controller(problems, value)),
         share_cores: flag(problems, "share_cores").unwrap_or(false),
         memory_mib: memory.unwrap_or(256),
         hugepages: section.get("hugepages").map_or(Hugepages::Auto, |value| hugepages(problems, value)),
@@ -54,19 +70,41 @@ fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
     host
 }
 
-fn cpus(problems: &mut Problems, section: &Section<'_>) -> (Vec<u16>, Option<u16>) {
+struct Cpus {
+    io: Vec<u16>,
+    control: Option<u16>,
+    nf: Vec<u16>,
+}
+
+fn cpus(problems: &mut Problems, section: &Section<'_>) -> Cpus {
     let remedy = "write `cpus: {io: 0}` with the CPU that polls the ports";
-    let Some(value) = section.need(problems, "cpus", remedy) else { return (vec![0], None) };
-    let cpus = value.section(problems, "a table with `io` and `control`", &["io", "control"]);
+    let Some(value) = section.need(problems, "cpus", remedy) else {
+        return Cpus { io: vec![0], control: None, nf: Vec::new() };
+    };
+    let cpus = value.section(problems, "a table with `io`, `control` and `nf`", &["io", "control", "nf"]);
     let io = match cpus.need(problems, "io", "name the CPU that polls the ports") {
         Some(value) => cpu_list(problems, value),
-        None => vec![0],
+        None => Vec::new(),
     };
+    // Also after a mistake that is noted already: ports need some CPU to be read against.
+    let io = if io.is_empty() { vec![0] } else { io };
+    let nf = cpus.get("nf").map(|value| cpu_list(problems, value)).unwrap_or_default();
     let control = cpus.get("control").and_then(|value| {
         let none = !value.is_integer() && value.text(problems, "a CPU number or `none`").as_deref() == Some("none");
         if none { None } else { cpu(problems, value) }
     });
-    (io, control)
+    Cpus { io, control, nf }
+}
+
+/// Where the controller listens to the others.
+fn controller(problems: &mut Problems, value: &Value<'_>) -> Option<SocketAddr> {
+    let address: SocketAddr = value.parse(problems, "an address with a TCP port, such as `192.0.2.1:7475`")?;
+    if !is_unicast(address.ip()) && !address.ip().is_loopback() || address.port() == 0 {
+        let text =
+            format!("{address} is not an address that the other hosts can reach; name one of this host's with a port");
+        value.note(problems, text);
+    }
+    Some(address)
 }
 
 /// A CPU number, as the kernel numbers them.
@@ -96,10 +134,6 @@ fn cpu_list(problems: &mut Problems, value: &Value<'_>) -> Vec<u16> {
             value.note(problems, format!("CPU {cpu} stands in the list twice; name each CPU once"));
         }
         seen.push(*cpu);
-    }
-    if cpus.is_empty() {
-        // Also after a mistake that is noted already: ports need some CPU to be read against.
-        cpus.push(0);
     }
     cpus
 }
@@ -292,15 +326,32 @@ fn check_memory(problems: &mut Problems, section: &Section<'_>, host: &Host) {
     }
 }
 
-/// The index of a declared host.
-pub(super) fn lookup(problems: &mut Problems, value: &Value<'_>, hosts: &[Host]) -> Option<usize> {
-    let name = value.text(problems, "a host's name")?;
-    let found = hosts.iter().position(|host| host.name == name);
-    if found.is_none() {
-        let names = hosts.iter().map(|host| host.name.as_str());
-        value.note(problems, format!("there is no host `{name}`{}", suggest(&name, names)));
+/// The declared hosts, found by name.
+pub(super) struct Known<'a> {
+    hosts: &'a [Host],
+    by_name: HashMap<&'a str, usize>,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn new(hosts: &'a [Host]) -> Self {
+        let by_name = hosts.iter().enumerate().map(|(index, host)| (host.name.as_str(), index)).collect();
+        Self { hosts, by_name }
     }
-    found
+
+    pub(super) fn get(&self, index: usize) -> Option<&'a Host> {
+        self.hosts.get(index)
+    }
+
+    /// The index of a declared host.
+    pub(super) fn lookup(&self, problems: &mut Problems, value: &Value<'_>) -> Option<usize> {
+        let name = value.text(problems, "a host's name")?;
+        let found = self.by_name.get(name.as_str()).copied();
+        if found.is_none() {
+            let names = self.hosts.iter().map(|host| host.name.as_str());
+            value.note(problems, format!("there is no host `{name}`{}", suggest(&name, names)));
+        }
+        found
+    }
 }
 
 /// The index of a declared port.

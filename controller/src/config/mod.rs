@@ -8,17 +8,20 @@
 
 mod check;
 mod hosts;
+mod instances;
+pub mod operations;
 mod segment;
 mod selector;
 mod tenants;
 mod tree;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use packet::Vni;
-use shm::launch::Limits;
+use shm::launch::{Encapsulation, Limits};
 
 pub use segment::{End, Segment};
 pub use selector::{PortRange, Selector};
@@ -39,7 +42,9 @@ pub struct Config {
     /// In the file's order.
     pub hosts: Vec<Host>,
     /// In the file's order.
-    pub tenants: Vec<Tenant>,
+    pub tenants: Vec<Arc<Tenant>>,
+    /// How packets travel between hosts.
+    pub encapsulation: Encapsulation,
     /// What is allowed but should be known.
     pub warnings: Vec<Problem>,
 }
@@ -62,6 +67,12 @@ pub struct Host {
     pub io_cpus: Vec<u16>,
     /// CPU of the dataplane's control thread; none lets it float.
     pub control_cpu: Option<u16>,
+    /// CPUs for instances that name none.
+    pub nf_cpus: Vec<u16>,
+    /// Lcores on which instances may be started while the dataplane runs; none leaves it to the composition.
+    pub spare_lcores: Option<usize>,
+    /// Where its controller listens to the other hosts' controllers; without it the host stands alone.
+    pub controller: Option<SocketAddr>,
     /// Several lcores may share a CPU.
     pub share_cores: bool,
     /// MiB of memory for mempools and rings.
@@ -128,6 +139,8 @@ pub struct Tenant {
     pub line: u64,
     /// Its network.
     pub vni: Vni,
+    /// Further networks, for paths that the first one has no tags for.
+    pub spill: Vec<Vni>,
     /// Where its clients and servers attach.
     pub endpoints: Vec<Endpoint>,
     /// Its functions.
@@ -177,21 +190,31 @@ pub struct Nf {
     pub function: String,
     /// It rewrites the flow's identity.
     pub mangles: bool,
+    /// Whether it does is found by its traffic; until the operator accepts that, it does not count as a mangler.
+    pub detect: bool,
+    /// Its configuration, for instances yet to come.
+    pub config: serde_json::Value,
 }
 
 /// A running copy of a function.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Instance {
-    /// `edge/1`: the function's name and the copy's place among its copies in the file.
+    /// `edge/1`: the function's name and the copy's number.
     pub name: String,
+    /// From 1; numbers that the file does not give are the lowest free ones, in the file's order.
+    pub number: u32,
     /// Its line in the file.
     pub line: u64,
     /// An index into [`Tenant::nfs`].
     pub nf: usize,
-    /// An index into [`Config::hosts`].
-    pub host: usize,
-    /// Its CPU.
-    pub cpu: u16,
+    /// An index into [`Config::hosts`]; none lets the composition choose.
+    pub host: Option<usize>,
+    /// Its CPU; none lets the composition choose one of the host's CPUs for instances.
+    pub cpu: Option<u16>,
+    /// The chain that it serves, an index into [`Tenant::chains`], if it is bound to one: a mangler's instance.
+    pub serves: Option<usize>,
+    /// It gets no new flows and ends with its last one.
+    pub drain: bool,
     /// The function's configuration, with this instance's own keys in place of the function's.
     pub config: serde_json::Value,
     /// Addresses that it rewrites sources to, if it is a mangler.
@@ -215,6 +238,13 @@ pub struct Chain {
     pub through: Vec<usize>,
     /// An index into [`Tenant::instances`] and its share of new flows; an instance that is not named has 1.
     pub weights: Vec<(usize, u32)>,
+}
+
+impl Tenant {
+    /// All its networks, the first one first.
+    pub fn vnis(&self) -> impl Iterator<Item = Vni> + '_ {
+        std::iter::once(self.vni).chain(self.spill.iter().copied())
+    }
 }
 
 impl Chain {
@@ -251,7 +281,13 @@ pub fn load(file: &Path) -> Result<Config, LoadError> {
 /// Reads and checks a file's text; `file` is its name in messages.
 pub fn parse(file: &str, text: &str) -> Result<Config, ConfigErrors> {
     let mut problems = Problems::new(file);
-    let mut config = Config { file: file.to_owned(), hosts: Vec::new(), tenants: Vec::new(), warnings: Vec::new() };
+    let mut config = Config {
+        file: file.to_owned(),
+        hosts: Vec::new(),
+        tenants: Vec::new(),
+        encapsulation: Encapsulation::default(),
+        warnings: Vec::new(),
+    };
     if let Some(node) = tree::read(&mut problems, text) {
         let top = tree::Value::top(&node);
         if top.is_null() {
@@ -265,15 +301,25 @@ pub fn parse(file: &str, text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn read_top(problems: &mut Problems, top: &tree::Value<'_>, config: &mut Config) {
-    let section =
-        top.section(problems, "a table with `version`, `hosts` and `tenants`", &["version", "hosts", "tenants"]);
+    let section = top.section(
+        problems,
+        "a table with `version`, `hosts` and `tenants`",
+        &["version", "encapsulation", "hosts", "tenants"],
+    );
     let version = section.need(problems, "version", "write `version: 1`");
     let _: Option<i64> = version.and_then(|value| value.integer(problems, VERSION..=VERSION, "the file's version"));
+    if let Some(value) = section.get("encapsulation") {
+        match value.text(problems, "`vxlan` or `nsh`").as_deref() {
+            Some("vxlan") | None => {}
+            Some("nsh") => config.encapsulation = Encapsulation::Nsh,
+            Some(other) => value.note(problems, format!("unknown encapsulation `{other}`; use `vxlan` or `nsh`")),
+        }
+    }
     if let Some(value) = section.need(problems, "hosts", "declare at least one host") {
         config.hosts = hosts::read(problems, value);
     }
     if let Some(value) = section.need(problems, "tenants", "declare at least one tenant") {
-        config.tenants = tenants::read(problems, value, &config.hosts);
+        config.tenants = tenants::read(problems, value, &config.hosts).into_iter().map(Arc::new).collect();
     }
     check::check(problems, config);
 }

@@ -41,6 +41,11 @@ impl Tenant {
         segments
     }
 
+    /// The same without those that drain.
+    pub fn live_instances_of(&self, nf: usize) -> impl Iterator<Item = usize> + '_ {
+        self.instances_of(nf).filter(|index| !self.instances[*index].drain)
+    }
+
     /// The instances of a function, indices into [`Tenant::instances`], in the file's order.
     pub fn instances_of(&self, nf: usize) -> impl Iterator<Item = usize> + '_ {
         self.instances.iter().enumerate().filter(move |(_, instance)| instance.nf == nf).map(|(index, _)| index)

@@ -1,33 +1,36 @@
 //! The section `tenants`: endpoints, functions, instances, chains. References are looked up here; what must agree between
 //! several entries is [`super::check`]'s.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use packet::Vni;
 
-use super::hosts::{cpu, is_unicast, lookup, lookup_port};
+use super::hosts::{Known, is_unicast, lookup_port};
 use super::selector::protocol_number;
 use super::tree::{Section, Value, suggest};
-use super::{Attachment, Chain, Endpoint, Host, Instance, Nf, PortRange, Problems, Selector, Tenant};
+use super::{Attachment, Chain, Endpoint, Host, Nf, PortRange, Problems, Selector, Tenant, instances};
 
 pub(super) fn read(problems: &mut Problems, value: &Value<'_>, hosts: &[Host]) -> Vec<Tenant> {
+    let hosts = Known::new(hosts);
     let entries = value.named(problems, "a table of tenants by name");
     if entries.is_empty() {
         value.note(problems, "no tenant is declared; declare at least one");
     }
-    entries.iter().map(|(name, value)| tenant(problems, name, value, hosts)).collect()
+    entries.iter().map(|(name, value)| tenant(problems, name, value, &hosts)).collect()
 }
 
-fn tenant(problems: &mut Problems, name: &str, value: &Value<'_>, hosts: &[Host]) -> Tenant {
+fn tenant(problems: &mut Problems, name: &str, value: &Value<'_>, hosts: &Known<'_>) -> Tenant {
     let known = ["vni", "endpoints", "nfs", "instances", "chains"];
     let section = value.section(problems, "a table of the tenant's keys", &known);
     let vni = section.need(problems, "vni", "give the tenant a VXLAN network identifier of its own, 1..=16777215");
-    let vni = vni.and_then(|value| value.integer::<u32>(problems, 1..=0xff_ffff, "a VXLAN network identifier"));
+    let mut vnis = vni.map(|value| vnis(problems, value)).unwrap_or_default().into_iter();
     let mut tenant = Tenant {
         name: name.to_owned(),
         line: value.line,
-        vni: vni.and_then(|number| Vni::new(number).ok()).unwrap_or(UNREAD_VNI),
+        vni: vnis.next().unwrap_or(UNREAD_VNI),
+        spill: vnis.collect(),
         endpoints: Vec::new(),
         nfs: Vec::new(),
         instances: Vec::new(),
@@ -37,25 +40,69 @@ fn tenant(problems: &mut Problems, name: &str, value: &Value<'_>, hosts: &[Host]
         let entries = value.named(problems, "a table of endpoints by name");
         tenant.endpoints = entries.iter().map(|(name, value)| endpoint(problems, name, value, hosts)).collect();
     }
-    let mut configs = Vec::new();
     if let Some(value) = section.get("nfs") {
-        for (name, value) in value.named(problems, "a table of functions by name") {
-            let (nf, config) = nf(problems, name, &value);
-            tenant.nfs.push(nf);
-            configs.push(config);
-        }
+        let entries = value.named(problems, "a table of functions by name");
+        tenant.nfs = entries.iter().map(|(name, value)| nf(problems, name, value)).collect();
     }
-    if let Some(value) = section.get("instances") {
-        for item in value.items() {
-            let read = instance(problems, &item, &tenant, &configs, hosts);
-            tenant.instances.extend(read);
-        }
-    }
+    let items = section.get("instances").map(Value::items).unwrap_or_default();
+    let served = instances::read(problems, &items, &mut tenant, hosts);
     if let Some(value) = section.get("chains") {
         let entries = value.named(problems, "a table of chains by name");
         tenant.chains = entries.iter().filter_map(|(name, value)| chain(problems, name, value, &tenant)).collect();
     }
+    instances::bind(problems, served, &mut tenant);
     tenant
+}
+
+/// One network, or a list of networks and ranges of them.
+fn vnis(problems: &mut Problems, value: &Value<'_>) -> Vec<Vni> {
+    let mut found = Vec::new();
+    for item in value.items() {
+        let what = "a VXLAN network identifier, a number in 1..=16777215, or a range such as `1000-1009`";
+        let Some(range) = item.parse::<NumberRange>(problems, what) else { continue };
+        if range.last - range.first >= MAX_VNIS {
+            item.note(
+                problems,
+                format!(
+                    "{} networks are too many for one tenant; at most {MAX_VNIS} are",
+                    range.last - range.first + 1
+                ),
+            );
+            continue;
+        }
+        for vni in (range.first..=range.last).filter_map(|number| Vni::new(number).ok()) {
+            if found.contains(&vni) {
+                item.note(problems, format!("VNI {vni} stands in the list twice; name each once"));
+            } else {
+                found.push(vni);
+            }
+        }
+    }
+    if found.len() > MAX_VNIS as usize {
+        value.note(problems, format!("{} networks are too many for one tenant; at most {MAX_VNIS} are", found.len()));
+    }
+    found
+}
+
+/// Networks of one tenant.
+const MAX_VNIS: u32 = 256;
+
+/// `100` or `1000-1009`, within what a network identifier can be.
+struct NumberRange {
+    first: u32,
+    last: u32,
+}
+
+impl std::str::FromStr for NumberRange {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let read =
+            |part: &str| part.trim().parse::<u32>().ok().filter(|number| (1..=0xff_ffff).contains(number)).ok_or(());
+        let (first, last) = (read(first)?, read(last)?);
+        if first <= last { Ok(Self { first, last }) } else { Err(()) }
+    }
 }
 
 /// In place of a VNI that could not be read; the file may not use it, so it collides with nothing.
@@ -64,11 +111,11 @@ const UNREAD_VNI: Vni = match Vni::new(0) {
     Err(_) => unreachable!(),
 };
 
-fn endpoint(problems: &mut Problems, name: &str, value: &Value<'_>, hosts: &[Host]) -> Endpoint {
+fn endpoint(problems: &mut Problems, name: &str, value: &Value<'_>, hosts: &Known<'_>) -> Endpoint {
     let known = ["host", "port", "vlan", "vtep", "prefixes", "gateways", "next_hops"];
     let section = value.section(problems, "a table of the endpoint's keys", &known);
     let host = section.need(problems, "host", "name the host that it attaches to");
-    let host = host.and_then(|value| lookup(problems, value, hosts));
+    let host = host.and_then(|value| hosts.lookup(problems, value));
     let attachment = attachment(problems, &section, host.and_then(|index| hosts.get(index)));
     let prefixes = section.need(problems, "prefixes", "list the prefixes that live there, such as `[10.1.0.0/24]`");
     let prefixes = prefixes.map(|value| prefixes_of(problems, value)).unwrap_or_default();
@@ -183,7 +230,7 @@ fn check_gateways(
     }
 }
 
-fn nf(problems: &mut Problems, name: &str, value: &Value<'_>) -> (Nf, serde_json::Value) {
+fn nf(problems: &mut Problems, name: &str, value: &Value<'_>) -> Nf {
     let section = value.section(problems, "a table of the function's keys", &["function", "config", "mangles"]);
     let names = || nf::functions().iter().map(|info| info.name);
     let function = section.need(problems, "function", "name its implementation, such as `firewall`");
@@ -196,7 +243,8 @@ fn nf(problems: &mut Problems, name: &str, value: &Value<'_>) -> (Nf, serde_json
         known
     });
     let config = section.get("config").map_or(serde_json::Value::Null, Value::json);
-    let mangles = section.get("mangles").and_then(|value| {
+    let detect = section.get("mangles").is_some_and(Value::is_detect);
+    let mangles = section.get("mangles").filter(|_| !detect).and_then(|value| {
         let declared = value.flag(problems)?;
         if !declared && function.is_some_and(|info| info.mangles) {
             value.note(problems, "this function rewrites addresses, it can't be declared otherwise; remove `mangles`");
@@ -207,85 +255,33 @@ fn nf(problems: &mut Problems, name: &str, value: &Value<'_>) -> (Nf, serde_json
         name: name.to_owned(),
         line: value.line,
         function: function.map(|info| info.name.to_owned()).unwrap_or_default(),
-        mangles: mangles.unwrap_or_else(|| function.is_some_and(|info| info.mangles)),
+        mangles: !detect && mangles.unwrap_or_else(|| function.is_some_and(|info| info.mangles)),
+        detect,
+        config,
     };
     // A configuration that instances may complete is checked with each of them; alone only if it is all there is.
     if let Some(info) = function
         && let Some(value) = section.get("config")
-        && let Err(error) = nf::validate(info.name, &config)
+        && let Err(error) = nf::validate(info.name, &nf.config)
         && !is_missing_key(&error)
     {
         note_nf_error(problems, value, &error);
     }
-    (nf, config)
+    nf
 }
 
 /// True if the configuration may only lack what its instances add.
-fn is_missing_key(error: &packet::NfError) -> bool {
+pub(super) fn is_missing_key(error: &packet::NfError) -> bool {
     error.path == "config" || error.problem.contains("missing field")
 }
 
 /// Puts an NF's own error at the line of the key that it names.
-fn note_nf_error(problems: &mut Problems, config: &Value<'_>, error: &packet::NfError) {
+pub(super) fn note_nf_error(problems: &mut Problems, config: &Value<'_>, error: &packet::NfError) {
     let at = config.below(&error.path);
     problems.note(at.line, format!("{}.{}", config.key, error.path), error.problem.clone());
 }
 
-fn instance(
-    problems: &mut Problems,
-    value: &Value<'_>,
-    tenant: &Tenant,
-    configs: &[serde_json::Value],
-    hosts: &[Host],
-) -> Option<Instance> {
-    let section =
-        value.section(problems, "a table such as `{nf: edge, host: host1, cpu: 1}`", &["nf", "host", "cpu", "config"]);
-    let nf = section.need(problems, "nf", "name the function that it is a copy of");
-    let nf = nf.and_then(|value| lookup_nf(problems, value, tenant));
-    let host = section.need(problems, "host", "name the host that it runs on");
-    let host = host.and_then(|value| lookup(problems, value, hosts));
-    let number = section.need(problems, "cpu", "name the CPU that it has for itself").and_then(|v| cpu(problems, v));
-    let (nf, host, cpu) = (nf?, host?, number?);
-    let kind = &tenant.nfs[nf];
-    let own = section.get("config");
-    let mut config = configs[nf].clone();
-    if let Some(serde_json::Value::Object(own)) = own.map(Value::json) {
-        match &mut config {
-            serde_json::Value::Object(shared) => shared.extend(own),
-            shared => *shared = own.into(),
-        }
-    }
-    if !kind.function.is_empty()
-        && let Err(error) = nf::validate(&kind.function, &config)
-        && (own.is_some() || is_missing_key(&error))
-    {
-        match own {
-            Some(own) => note_nf_error(problems, own, &error),
-            None => {
-                let key = format!("tenants.{}.nfs.{}.{}", tenant.name, kind.name, error.path);
-                problems.note(kind.line, key, error.problem);
-            }
-        }
-    }
-    let copies = tenant.instances.iter().filter(|other| other.nf == nf).count();
-    let pool = if kind.mangles { pool_of(&config) } else { Vec::new() };
-    Some(Instance { name: format!("{}/{}", kind.name, copies + 1), line: value.line, nf, host, cpu, config, pool })
-}
-
-/// The addresses that a mangler rewrites sources to, as its configuration says them: prefixes or single addresses.
-fn pool_of(config: &serde_json::Value) -> Vec<IpNet> {
-    let read = |text: &serde_json::Value| {
-        let text = text.as_str()?;
-        text.parse::<IpNet>().map(|net| net.trunc()).or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()
-    };
-    match config.get("pool") {
-        Some(serde_json::Value::Array(list)) => list.iter().filter_map(read).collect(),
-        Some(single) => read(single).into_iter().collect(),
-        None => Vec::new(),
-    }
-}
-
-fn lookup_nf(problems: &mut Problems, value: &Value<'_>, tenant: &Tenant) -> Option<usize> {
+pub(super) fn lookup_nf(problems: &mut Problems, value: &Value<'_>, tenant: &Tenant) -> Option<usize> {
     let name = value.text(problems, "the name of one of the tenant's functions")?;
     let found = tenant.nfs.iter().position(|nf| nf.name == name);
     if found.is_none() {
@@ -367,8 +363,10 @@ fn selector(problems: &mut Problems, value: &Value<'_>) -> Selector {
 
 fn weights(problems: &mut Problems, value: &Value<'_>, tenant: &Tenant) -> Vec<(usize, u32)> {
     let mut weights = Vec::new();
+    let known: HashMap<&str, usize> =
+        tenant.instances.iter().enumerate().map(|(index, instance)| (instance.name.as_str(), index)).collect();
     for (name, value) in value.entries(problems, "a table of instances and numbers, such as `{edge/1: 3, edge/2: 1}`") {
-        let found = tenant.instances.iter().position(|instance| instance.name == name);
+        let found = known.get(name).copied();
         if found.is_none() {
             let names = tenant.instances.iter().map(|instance| instance.name.as_str());
             let text = format!("tenant `{}` has no instance `{name}`{}", tenant.name, suggest(name, names));

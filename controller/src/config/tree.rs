@@ -165,9 +165,15 @@ impl<'de> serde::Deserialize<'de> for Node {
     }
 }
 
+/// Tables, lists and scalars of a file: enough for 100,000 chains. What YAML multiplies by aliases stays bounded.
+const MAX_NODES: usize = 8_000_000;
+
 /// Reads the YAML; a mistake of syntax ends it, since what follows can't be trusted to be where it seems.
 pub(super) fn read(problems: &mut Problems, text: &str) -> Option<Spanned<Node>> {
-    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough };
+    let options = serde_saphyr::options! {
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        budget: serde_saphyr::budget! { max_nodes: MAX_NODES, max_events: 4 * MAX_NODES },
+    };
     match serde_saphyr::from_str_with_options::<Spanned<Node>>(text, options) {
         Ok(node) => Some(node),
         Err(error) => {
@@ -214,6 +220,11 @@ impl<'a> Value<'a> {
 
     pub(super) fn is_null(&self) -> bool {
         matches!(self.node, Node::Null)
+    }
+
+    /// The word `detect`.
+    pub(super) fn is_detect(&self) -> bool {
+        matches!(self.node, Node::Text(text) if text == "detect")
     }
 
     pub(super) fn is_integer(&self) -> bool {

@@ -1,7 +1,7 @@
 use super::*;
 use packet::{FiveTuple, Vni, protocol};
 
-use crate::compose::{Numbers, compose};
+use crate::compose::{State, compose};
 use crate::config;
 
 /// One host; web and rest from clients; two firewalls with weights 3 and 1; two manglers.
@@ -39,7 +39,7 @@ tenants:
 
 fn plan(text: &str) -> Arc<Plan> {
     let config = config::parse("f.yaml", text).map_err(|errors| errors.to_string()).unwrap();
-    let composition = compose(&config, &Numbers::default()).map_err(|errors| errors.to_string()).unwrap();
+    let composition = compose(&config, &State::default(), None).map_err(|errors| errors.to_string()).unwrap();
     Arc::new(Plan { config, composition, host: 0 })
 }
 
@@ -183,7 +183,7 @@ fn moving_to_a_plan_with_other_vports_keeps_flows_whose_path_is_still_there() {
             "      more: {host: h, port: up, prefixes: [10.3.0.0/24], gateways: [10.3.0.1]}\n      clients:",
         );
     let config = config::parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
-    let composition = compose(&config, &old.composition.numbers).map_err(|errors| errors.to_string()).unwrap();
+    let composition = compose(&config, &old.composition.state, None).map_err(|errors| errors.to_string()).unwrap();
     let new = Arc::new(Plan { config, composition, host: 0 });
     assert_eq!(sessions.move_to_plan(new.clone()), 4, "the flows through nat/2");
     for (_, rule) in sessions.rules() {
@@ -191,4 +191,45 @@ fn moving_to_a_plan_with_other_vports_keeps_flows_whose_path_is_still_there() {
         assert_eq!(rule.action, new.composition.path(rule.action.path).unwrap().action);
         assert!(path_of(&new, &rule).contains("nat/1"));
     }
+}
+
+/// Breaks if shares drift, or if a change of weights leaves old credit behind.
+#[test]
+fn ten_thousand_flows_are_shared_out_by_the_weights_that_were_set() {
+    use crate::config::operations::{Operation, apply};
+    let old = plan(FILE);
+    let mut sessions = Sessions::new(old.clone());
+    for flow in 0..777_u16 {
+        sessions.handle_miss(key(&old, "t/clients", flow, 443)).unwrap();
+    }
+    let weights: std::collections::BTreeMap<String, u32> = [("edge/1".to_owned(), 7), ("edge/2".to_owned(), 13)].into();
+    let set = Operation::SetWeights { tenant: "t".into(), chain: "rest".into(), weights };
+    let config = apply(&old.config, &[set]).unwrap();
+    let composition = compose(&config, &old.composition.state, Some(&old.composition)).unwrap();
+    let new = Arc::new(Plan { config, composition, host: 0 });
+    sessions.adopt_plan(new.clone());
+    let mut counts: HashMap<String, u32> = HashMap::new();
+    for flow in 0..10_000_u16 {
+        let rule = sessions.handle_miss(key(&new, "t/clients", 1_000 + flow, 443)).unwrap();
+        *counts.entry(path_of(&new, &rule)).or_default() += 1;
+    }
+    assert_eq!(counts["t: clients > edge/1 > servers"].abs_diff(3_500), 0);
+    assert_eq!(counts["t: clients > edge/2 > servers"].abs_diff(6_500), 0);
+}
+
+/// Breaks if a failed instance's number, once another instance has it, keeps that one out of use.
+#[test]
+fn another_instance_on_a_failed_ones_vport_is_used() {
+    let old = plan(FILE);
+    let mut sessions = Sessions::new(old.clone());
+    let vport = old.part().vport("t/edge/1").unwrap();
+    assert!(sessions.fail(vport));
+    sessions.adopt_plan(plan(FILE));
+    assert_eq!(sessions.failed().len(), 1, "the same instance under the next plan");
+    sessions.adopt_plan(plan(
+        &FILE
+            .replacen("{nf: edge, host: h, cpu: 1}", "{nf: edge, host: h, cpu: 1, number: 9}", 1)
+            .replace("edge/1: 3", "edge/9: 3"),
+    ));
+    assert_eq!(sessions.failed(), []);
 }

@@ -4,23 +4,25 @@ use std::collections::BTreeMap;
 
 use packet::{DropReason, PathId, VportId};
 use shm::counters::CountersReader;
-use shm::hello::{Hello, LcoreReport};
+use shm::hello::{Hello, LcoreReport, LcoreRole};
 use shm::rules::Next;
 use shm::snapshot::LcoreSnapshot;
 
 use super::{Server, State, away};
 use crate::api::{
-    ChainRow, CounterKind, CounterRow, CountersSnapshot, DataplaneState, DataplaneStatus, DropRow, FlowRow, Flows, Hop,
-    HostRow, InstanceRow, InstanceState, LcoreRow, NamedCount, PathRow, Request, Response, Status, class_name,
+    Audit, AuditRow, ChainRow, ConfigInForce, CounterKind, CounterRow, CountersSnapshot, DataplaneState,
+    DataplaneStatus, DropRow, FlowRow, Flows, Hop, HostRow, InstanceRow, InstanceState, LcoreRow, NamedCount, PathRow,
+    Request, Response, Status, VersionRow, class_name,
 };
-use crate::compose::{Element, InstancePath, Place, PlacedTag};
+use crate::compose::{Element, InstancePath, Place, PlacedInstance, PlacedTag};
 use crate::steering::{Installed, Stats};
 
 /// The lcore's name: `io`, with its number if there are several, or the NF instance.
 fn lcore_name(hello: &Hello, lcore: &LcoreReport) -> String {
-    let io = hello.lcores.iter().filter(|other| other.instance.is_none()).count();
+    let io = hello.lcores.iter().filter(|other| other.role == LcoreRole::Io).count();
     match &lcore.instance {
         Some(instance) => instance.clone(),
+        None if lcore.role == LcoreRole::Spare => format!("spare-{}", lcore.index),
         None if io == 1 => "io".into(),
         None => format!("io-{}", lcore.index),
     }
@@ -57,6 +59,7 @@ impl Server {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             config_file: self.plan.config.file.clone(),
+            config_version: self.versions.machine.active().version,
             epoch: stats.epoch,
             flows_set_up: stats.set_up,
             flows_rejected: stats.rejected,
@@ -105,7 +108,11 @@ impl Server {
                 cpu: lcore.cpu,
                 socket: as_socket(lcore.socket),
                 memory_socket: as_socket(lcore.mempool_socket),
-                runs: lcore.instance.clone().unwrap_or_else(|| "io".into()),
+                runs: match (&lcore.instance, lcore.role) {
+                    (Some(instance), _) => instance.clone(),
+                    (None, LcoreRole::Spare) => "spare".into(),
+                    (None, _) => "io".into(),
+                },
                 ports: polled.map(|port| port.name.clone()).collect(),
                 shares_cpu: lcore.cpu_shared,
                 useful_percent: percent(counts.busy_cycles, counts.total_cycles),
@@ -119,29 +126,96 @@ impl Server {
 
     fn instances(&self, stats: &Stats) -> Vec<InstanceRow> {
         let mut rows = Vec::new();
-        for (tenant_index, tenant) in self.plan.config.tenants.iter().enumerate() {
-            for (index, instance) in tenant.instances.iter().enumerate() {
-                let name = format!("{}/{}", tenant.name, instance.name);
-                let nf = &tenant.nfs[instance.nf];
-                let here = instance.host == self.plan.host;
-                let counters = if here { self.nf_counters(&name) } else { Vec::new() };
-                let failed = stats.failed.contains(&Place::Instance(tenant_index, index)) || self.has_panicked(&name);
-                rows.push(InstanceRow {
-                    instance: name,
-                    function: nf.function.clone(),
-                    mangles: nf.mangles,
-                    host: self.plan.config.hosts[instance.host].name.clone(),
-                    cpu: instance.cpu,
-                    state: match (here, failed) {
-                        (false, _) => InstanceState::Elsewhere,
-                        (true, true) => InstanceState::Failed,
-                        (true, false) => InstanceState::Running,
-                    },
-                    counters,
-                });
-            }
+        for instance in &self.plan.composition.instances {
+            let name = &instance.running_name;
+            let here = instance.host == self.plan.host;
+            let counters = if here { self.nf_counters(name) } else { Vec::new() };
+            let failed = stats.failed.contains(&instance.place) || (here && self.has_panicked(name));
+            rows.push(InstanceRow {
+                instance: instance.name.clone(),
+                function: instance.function.clone(),
+                mangles: instance.mangles,
+                host: self.plan.config.hosts[instance.host].name.clone(),
+                cpu: instance.cpu,
+                state: match (here, failed) {
+                    (_, true) => InstanceState::Failed,
+                    _ if instance.retired => InstanceState::Draining,
+                    (false, _) => InstanceState::Elsewhere,
+                    (true, _) if self.of_instance(name).is_none() => InstanceState::Starting,
+                    (true, _) => InstanceState::Running,
+                },
+                draining_s: if instance.retired { self.draining_s(instance) } else { None },
+                rewrites: self.versions.rewrites.get(&instance.vport).filter(|_| here).cloned(),
+                counters,
+            });
         }
         rows
+    }
+
+    /// How long ago the first path through a retired instance retired.
+    fn draining_s(&self, instance: &PlacedInstance) -> Option<u64> {
+        let through = |path: &InstancePath| {
+            path.elements.iter().any(|element| element.host == instance.host && element.vport == instance.vport)
+        };
+        let since = self.draining.since(|id| self.plan.composition.path(id).is_some_and(through));
+        since.map(|since| since.as_secs())
+    }
+
+    pub(super) fn config_in_force(&self) -> Response {
+        let document = self.versions.machine.active();
+        Response::Config(ConfigInForce {
+            version: document.version,
+            digest: document.stamp().digest,
+            file: document.file.clone(),
+            yaml: document.yaml.clone(),
+            operations: document.operations.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// In the file's order.
+    pub(super) fn version_rows(&self) -> Vec<VersionRow> {
+        let machine = &self.versions.machine;
+        let row = |host: &crate::config::Host| {
+            let here = host.name == self.options.host;
+            let peer = machine.peers().find(|(name, ..)| *name == host.name);
+            let status = if here { Some(machine.status()) } else { peer.and_then(|(_, _, status)| status.cloned()) };
+            VersionRow {
+                host: host.name.clone(),
+                here,
+                reachable: here || peer.is_some_and(|(_, connected, _)| connected),
+                active: status.as_ref().map(|status| status.active.version),
+                digest: status.as_ref().map(|status| status.active.digest.clone()),
+                installed: status.and_then(|status| status.installed).map(|stamp| stamp.version),
+            }
+        };
+        self.plan.config.hosts.iter().map(row).collect()
+    }
+
+    /// This host's audit; empty while the dataplane is away.
+    pub(super) fn audit(&self) -> Audit {
+        let Some((hello, counters)) = self.attachment() else {
+            return Audit { rows: Vec::new(), silent: vec![self.options.host.clone()] };
+        };
+        let row = |lcore: &LcoreReport| {
+            let counts = counters.snapshot(lcore.index).unwrap_or_default();
+            let last = self.versions.violations.get(&lcore.index).map(|seen| {
+                let (at, flow) = (self.plan.part().vport_name(seen.key.vport), seen.key.five_tuple);
+                let path = |id| match self.plan.composition.path(id) {
+                    Some(path) => format!("{id} ({})", path.name),
+                    None => id.to_string(),
+                };
+                format!("{flow} at {at}: belongs to path {}, was met on {}", path(seen.expected), path(seen.found))
+            });
+            AuditRow {
+                host: self.options.host.clone(),
+                lcore: lcore_name(hello, lcore),
+                audited_packets: counts.audited_packets,
+                violations: counts.affinity_violations,
+                last,
+            }
+        };
+        let runs = |lcore: &&LcoreReport| lcore.role != LcoreRole::Spare;
+        Audit { rows: hello.lcores.iter().filter(runs).map(row).collect(), silent: Vec::new() }
     }
 
     /// Also of a panic that an earlier controller was told of.
@@ -166,8 +240,8 @@ impl Server {
     fn chains(&self, stats: &Stats) -> Vec<ChainRow> {
         let composition = &self.plan.composition;
         let mut rows = Vec::new();
-        for (tenant, subchains) in self.plan.config.tenants.iter().zip(&composition.chains) {
-            for (chain, subchains) in tenant.chains.iter().zip(subchains) {
+        for (place, (tenant, subchains)) in self.plan.config.tenants.iter().zip(&composition.chains).enumerate() {
+            for (index, (chain, subchains)) in tenant.chains.iter().zip(subchains).enumerate() {
                 let mut paths: Vec<usize> = subchains
                     .iter()
                     .flat_map(|index| &composition.subchains[*index].heads)
@@ -175,7 +249,6 @@ impl Server {
                     .collect();
                 paths.sort_unstable();
                 paths.dedup();
-                let flows = paths.iter().filter_map(|path| stats.per_path.get(&composition.paths[*path].id));
                 let named = |index: usize| format!("{}/{}", tenant.name, tenant.endpoints[index].name);
                 rows.push(ChainRow {
                     chain: format!("{}/{}", tenant.name, chain.name),
@@ -186,7 +259,7 @@ impl Server {
                     through: chain.through.iter().map(|nf| tenant.nfs[*nf].name.clone()).collect(),
                     subchains: subchains.len(),
                     paths: paths.len(),
-                    flows: flows.sum(),
+                    flows: stats.per_chain.get(&(place, index)).copied().unwrap_or(0),
                 });
             }
         }
@@ -217,7 +290,7 @@ impl Server {
     fn paths(&self, stats: &Stats) -> Vec<PathRow> {
         let counts = self.attachment().map(|(_, counters)| counters.snapshots()).unwrap_or_default();
         let failed = |path: &InstancePath| path.elements.iter().any(|element| stats.failed.contains(&element.place));
-        let row = |(index, path): (usize, &InstancePath)| {
+        let row = |(index, path): (usize, &std::sync::Arc<InstancePath>)| {
             let (chains, subchain, weight) = self.chains_of(index);
             PathRow {
                 path: path.id.0,
@@ -332,7 +405,7 @@ impl Server {
         let taken_ns = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
         let counts = counters.snapshots();
         let mut rows = Vec::new();
-        for lcore in &hello.lcores {
+        for lcore in hello.lcores.iter().filter(|lcore| lcore.role != LcoreRole::Spare) {
             if let Some(counts) = counts.get(lcore.index) {
                 rows.push(row(CounterKind::Lcore, lcore_name(hello, lcore), lcore_values(counts)));
             }
@@ -412,7 +485,7 @@ fn row<const N: usize>(kind: CounterKind, name: String, values: [(&str, u64); N]
     CounterRow { kind, name, values: values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 
-fn lcore_values(counts: &LcoreSnapshot) -> [(&'static str, u64); 20] {
+fn lcore_values(counts: &LcoreSnapshot) -> [(&'static str, u64); 23] {
     [
         ("polls", counts.polls),
         ("busy_cycles", counts.busy_cycles),
@@ -429,6 +502,9 @@ fn lcore_values(counts: &LcoreSnapshot) -> [(&'static str, u64); 20] {
         ("flow_misses", counts.flow_misses),
         ("flows_learned", counts.flows_learned),
         ("flows_expired", counts.flows_expired),
+        ("rewritten", counts.rewritten),
+        ("audited_packets", counts.audited_packets),
+        ("affinity_violations", counts.affinity_violations),
         ("update_batches", counts.update_batches),
         ("refused_batches", counts.refused_batches),
         ("events_lost", counts.events_lost),

@@ -1,333 +1,320 @@
-//! A new configuration while running: check, say what changes, make before break.
+//! What operators ask for: a whole file or operations on top of it; checked, shown, proposed to all hosts.
 //!
-//! New tag rules first, then the new plan; flows keep their rules. Paths that are gone keep their tags and tag rules until no
-//! flow of this host has them and their rules have been quiet for the longest idle time ([`Draining`]).
+//! Also what follows a change: retired paths keep their tags and tag rules until no flow of this host has them and their rules
+//! have been quiet for the longest idle time ([`Draining`]); once that is so on all hosts, a change of its own forgets them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 use packet::PathId;
-use shm::rules::Refusal;
 use shm::snapshot::LcoreSnapshot;
 
-use super::{Server, State, Waiting, failed, numbers_file};
-use crate::api::{Applied, FailureKind, Response};
-use crate::compose::{Composition, PlacedTag, compose};
-use crate::config::{self, Chain, Config, Tenant};
+use super::versions::{composed, lines, plan_of};
+use super::{Server, State, Waiting, failed};
+use crate::api::{Applied, FailureKind, HostChange, Progress, Response};
+use crate::compose::{compose, difference};
+use crate::config;
+use crate::config::operations::{self, Operation};
+use crate::distribution::{Document, Input, Phase, Refusal};
 use crate::flows::Plan;
 use crate::process::differences;
 use crate::steering::{Command, Stats};
 
-/// A change that waits for its tag rules to be in force.
-pub(super) struct PendingApply {
-    plan: Arc<Plan>,
-    applied: Applied,
+/// A change under way that this host proposed.
+pub(super) struct Asked {
+    /// Who waits for it; nobody if it only forgets paths.
+    token: Option<Token>,
+    progress: bool,
+    pub(super) applied: Applied,
 }
 
-/// Paths of earlier plans whose flows may still live.
+/// What an operator wants.
+pub(super) enum Wish {
+    /// This file and nothing else.
+    File { file: String, yaml: String },
+    /// These on top of what is.
+    Operations(Vec<Operation>),
+    /// What is, without these retired paths.
+    Forget(BTreeSet<PathId>),
+}
+
+/// How a wish is to be treated.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manner {
+    pub(super) allow_restart: bool,
+    pub(super) dry_run: bool,
+    pub(super) progress: bool,
+}
+
+/// Retired paths whose flows may still live.
 #[derive(Debug, Default)]
 pub(super) struct Draining {
-    paths: Vec<Drain>,
+    paths: BTreeMap<PathId, Drain>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Drain {
-    name: String,
-    id: Option<PathId>,
-    tags: Vec<PlacedTag>,
     packets: u64,
+    since: Instant,
     quiet_since: Instant,
 }
 
 impl Draining {
-    /// Paths that an earlier controller has given numbers and this composition does not have.
-    pub(super) fn of_earlier(composition: &Composition) -> Self {
-        let here: BTreeSet<&str> = composition.paths.iter().map(|path| path.name.as_str()).collect();
-        let gone = composition.numbers.names().filter(|name| !here.contains(name));
-        let drain = |name: &str| Drain {
-            name: name.to_owned(),
-            id: None,
-            tags: Vec::new(),
-            packets: 0,
-            quiet_since: Instant::now(),
-        };
-        Self { paths: gone.map(drain).collect() }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }
 
-    /// Adds what the new plan lacks, and takes out what it has again.
-    fn turn_to(&mut self, old: &Plan, new: &Plan) {
-        let here: BTreeSet<&str> = new.composition.paths.iter().map(|path| path.name.as_str()).collect();
-        self.paths.retain(|drain| !here.contains(drain.name.as_str()));
-        for path in old.composition.paths.iter().filter(|path| !here.contains(path.name.as_str())) {
-            let of_path = |tag: &&PlacedTag| tag.rule.action.path == path.id;
-            self.paths.push(Drain {
-                name: path.name.clone(),
-                id: Some(path.id),
-                tags: old.part().tags.iter().filter(of_path).copied().collect(),
-                packets: 0,
-                quiet_since: Instant::now(),
-            });
-        }
+    /// Takes the retired paths of a plan; those known already keep their times.
+    pub(super) fn turn_to(&mut self, plan: &Plan) {
+        let now = Instant::now();
+        let retired = plan.composition.state.retired().map(|(id, _)| id);
+        let fresh = Drain { packets: 0, since: now, quiet_since: now };
+        self.paths = retired.map(|id| (id, self.paths.get(&id).copied().unwrap_or(fresh))).collect();
     }
 
-    /// Takes out the paths that are idle long enough: their names and tag rules.
-    fn finished(&mut self, lcores: &[LcoreSnapshot], stats: &Stats, quiet: Duration) -> (Vec<String>, Vec<PlacedTag>) {
+    /// How long ago the first path retired that this answers for.
+    pub(super) fn since(&self, is_of: impl Fn(PathId) -> bool) -> Option<Duration> {
+        let of = self.paths.iter().filter(|(id, _)| is_of(**id));
+        of.map(|(_, drain)| drain.since.elapsed()).max()
+    }
+
+    /// The paths that are idle for long enough.
+    fn idle(&mut self, plan: &Plan, lcores: &[LcoreSnapshot], stats: &Stats, quiet: Duration) -> Vec<PathId> {
         let now = Instant::now();
-        let count = |tag: &PlacedTag| -> u64 {
+        let mut packets: BTreeMap<PathId, u64> = BTreeMap::new();
+        for tag in plan.part().tags.iter().filter(|tag| self.paths.contains_key(&tag.rule.action.path)) {
             let counter = lcores.get(tag.lcore).and_then(|lcore| lcore.tags.get(&tag.rule.action.counter));
-            counter.map_or(0, |counter| counter.packets)
-        };
-        let (mut names, mut tags) = (Vec::new(), Vec::new());
-        self.paths.retain_mut(|drain| {
-            let packets = drain.tags.iter().map(count).sum();
-            let flows = drain.id.and_then(|id| stats.per_path.get(&id)).copied().unwrap_or(0);
+            *packets.entry(tag.rule.action.path).or_default() += counter.map_or(0, |counter| counter.packets);
+        }
+        let mut idle = Vec::new();
+        for (id, drain) in &mut self.paths {
+            let packets = packets.get(id).copied().unwrap_or(0);
+            let flows = stats.per_path.get(id).copied().unwrap_or(0);
             if packets != drain.packets || flows > 0 {
-                drain.packets = packets;
-                drain.quiet_since = now;
+                (drain.packets, drain.quiet_since) = (packets, now);
             }
-            let done = now.duration_since(drain.quiet_since) >= quiet;
-            if done {
-                names.push(drain.name.clone());
-                tags.append(&mut drain.tags);
+            if now.duration_since(drain.quiet_since) >= quiet {
+                idle.push(*id);
             }
-            !done
-        });
-        (names, tags)
+        }
+        idle
     }
 }
 
 impl Server {
-    /// Checks a new file and begins to take it into force; the answer, or nothing if it comes later.
-    pub(super) fn apply(
-        &mut self,
-        token: Token,
-        file: &str,
-        yaml: &str,
-        allow_restart: bool,
-        dry_run: bool,
-    ) -> Option<Response> {
-        let is_apply = |waiting: &Waiting| matches!(waiting, Waiting::Apply(..));
-        if !dry_run && (self.restarting_for.is_some() || self.waiting.values().any(is_apply)) {
-            return Some(failed(FailureKind::Busy, vec!["another change is being applied; try again".into()]));
+    /// Checks a wish and begins to take it into force; the answer, or nothing if it comes later.
+    pub(super) fn change(&mut self, token: Token, wish: Wish, manner: Manner) -> Option<Response> {
+        if let Some(response) = self.stands_alone().filter(|_| !manner.dry_run) {
+            return Some(response);
         }
-        let plan = match self.plan_of(file, yaml) {
-            Ok(plan) => Arc::new(plan),
+        if !manner.dry_run && self.versions.asked.is_some() {
+            return Some(failed(
+                FailureKind::Busy,
+                vec!["another change is under way; try again when it is done".into()],
+            ));
+        }
+        let is_file = matches!(wish, Wish::File { .. });
+        let (document, plan) = match self.document_of(wish) {
+            Ok(made) => made,
             Err(lines) => return Some(failed(FailureKind::BadConfiguration, lines)),
         };
-        let mut restart = match &self.state {
-            State::Attached(attachment) => differences(&attachment.hello.launch, plan.part()),
-            _ => Vec::new(),
-        };
-        restart.extend(plan.composition.moved.iter().cloned());
-        if !restart.is_empty() && !allow_restart && !dry_run {
-            let mut lines = vec![
-                "the change needs a restart of the dataplane, which interrupts traffic; allow it, or leave out:"
-                    .to_owned(),
-            ];
-            lines.extend(restart);
-            return Some(failed(FailureKind::NeedsRestart, lines));
+        let applied = self.describe(&document, &plan, manner.dry_run);
+        let active = self.versions.machine.active();
+        let same = document.yaml == active.yaml && document.operations == active.operations;
+        let settle = is_file && self.peers_disagree();
+        if manner.dry_run || (same && !settle) {
+            let version = active.version;
+            self.ask(Waiting::DryRun(token, Box::new(Applied { version, ..applied })), |ticket| {
+                Command::Stats(ticket, false)
+            });
+            return None;
         }
-        let applied = Applied {
-            dry_run,
-            changes: changes(&self.plan, &plan),
-            restart: (!restart.is_empty()).then(|| restart.join("; ")),
-            flows_kept: 0,
-            warnings: plan.composition.warnings.iter().map(ToString::to_string).collect(),
-        };
-        if dry_run {
-            self.ask(Waiting::DryRun(token, applied), Command::Stats);
-        } else if restart.is_empty() {
-            let pending = Box::new(PendingApply { plan: Arc::clone(&plan), applied });
-            self.ask(Waiting::Apply(token, pending), |ticket| Command::Adopt(plan, ticket));
-        } else {
-            self.restart_with(plan, token, applied);
-        }
+        self.versions.asked = Some(Asked { token: Some(token), progress: manner.progress, applied });
+        let (document, composed) = (Box::new(document), composed(&plan));
+        self.versions.remember(&document, plan);
+        self.feed(Input::Propose { document, composed, allow_restart: manner.allow_restart, settle });
         None
     }
 
-    fn plan_of(&self, file: &str, yaml: &str) -> Result<Plan, Vec<String>> {
-        let lines = |errors: config::ConfigErrors| errors.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let config = config::parse(file, yaml).map_err(lines)?;
-        let Some(host) = config.host(&self.options.host) else {
-            return Err(vec![format!(
-                "{file}: host `{}`, which this controller serves, is missing",
-                self.options.host
-            )]);
+    /// Why nothing can be changed: a host whose controller nobody can reach.
+    fn stands_alone(&self) -> Option<Response> {
+        let hosts = &self.plan.config.hosts;
+        let missing: Vec<&str> =
+            hosts.iter().filter(|host| host.controller.is_none()).map(|host| host.name.as_str()).collect();
+        let line = format!(
+            "{} has no `controller:` address in the file in force, and a change needs all hosts; end all controllers in \
+             order, give each host an address such as `controller: 192.0.2.1:7475`, and start them with that file",
+            missing.join(", ")
+        );
+        (hosts.len() > 1 && !missing.is_empty()).then(|| failed(FailureKind::Refused, vec![line]))
+    }
+
+    /// True if a peer goes by another document of our version.
+    fn peers_disagree(&self) -> bool {
+        let ours = self.versions.machine.status().active;
+        let differs = |theirs: &crate::distribution::Stamp| theirs.version == ours.version && *theirs != ours;
+        self.versions.machine.peers().any(|(_, _, status)| status.is_some_and(|status| differs(&status.active)))
+    }
+
+    /// The document that fulfils a wish, and what it makes.
+    fn document_of(&self, wish: Wish) -> Result<(Document, Plan), Vec<String>> {
+        let active = self.versions.machine.active();
+        let before = &self.plan.composition.state;
+        let (file, yaml, operations, state) = match wish {
+            Wish::File { file, yaml } => (file, yaml, Vec::new(), before.clone()),
+            Wish::Operations(more) => {
+                let operations = active.operations.iter().cloned().chain(more).collect();
+                (active.file.clone(), active.yaml.clone(), operations, before.clone())
+            }
+            Wish::Forget(paths) => {
+                (active.file.clone(), active.yaml.clone(), active.operations.clone(), before.forget(&paths))
+            }
         };
-        let composition = compose(&config, &self.plan.composition.numbers).map_err(lines)?;
-        Ok(Plan { config, composition, host })
+        let config = config::parse(&file, &yaml).map_err(lines)?;
+        let config = operations::apply(&config, &operations).map_err(|error| vec![error.to_string()])?;
+        let reuse = Some(&self.plan.composition);
+        let state = compose(&config, &state, reuse).map_err(lines)?.state;
+        let newest = self.versions.machine.peers().filter_map(|(_, _, status)| Some(status?.active.version)).max();
+        let version = active.version.max(newest.unwrap_or(0)) + 1;
+        let document = Document { version, file, yaml, operations, state };
+        let plan = plan_of(&document, &self.options.host, Some(&self.plan))?;
+        Ok((document, plan))
     }
 
-    /// The dataplane forgets everything, so there is nothing to drain; flows whose path stays are installed again.
-    fn restart_with(&mut self, plan: Arc<Plan>, token: Token, applied: Applied) {
-        let mut plan = plan;
-        let stale = Draining::of_earlier(&plan.composition);
-        if let Some(plan) = Arc::get_mut(&mut plan) {
-            let names: Vec<String> = stale.paths.into_iter().map(|drain| drain.name).collect();
-            plan.composition.numbers.forget(&names);
+    /// What the change does, in words.
+    fn describe(&self, document: &Document, plan: &Plan, dry_run: bool) -> Applied {
+        let difference = difference(&self.plan.composition, &plan.composition);
+        let host = |host: &crate::compose::HostDifference| HostChange {
+            host: host.host.clone(),
+            rules_added: host.add.len(),
+            rules_removed: host.remove.len(),
+        };
+        let touched = |host: &&HostChange| host.rules_added + host.rules_removed > 0;
+        Applied {
+            dry_run,
+            version: document.version,
+            transformation: plan.composition.transformation.to_string().lines().map(str::to_owned).collect(),
+            changes: difference.lines,
+            hosts: difference.hosts.iter().map(host).filter(|host| touched(&host)).collect(),
+            restart: self.restarts_for(plan),
+            flows_kept: 0,
+            late: Vec::new(),
+            warnings: plan.composition.warnings.iter().map(ToString::to_string).collect(),
         }
-        self.draining = Draining::default();
-        self.restart();
-        self.handle.send(Command::Move(Arc::clone(&plan)));
-        self.take_plan(plan);
-        self.restarting_for = Some((token, applied));
     }
 
-    fn take_plan(&mut self, plan: Arc<Plan>) {
-        self.plan = plan;
-        if let Err(error) = numbers_file::write(&self.dataplane.run_dir, &self.plan.composition.numbers) {
-            self.note(error.to_string());
+    /// Why dataplanes would have to be restarted, by host.
+    fn restarts_for(&self, plan: &Plan) -> Option<String> {
+        let mut reasons = Vec::new();
+        for part in &plan.composition.hosts {
+            let name = &part.launch.host;
+            let known = self.plan.composition.hosts.iter().find(|old| old.launch.host == *name);
+            let running = match &self.state {
+                State::Attached(attachment) if *name == self.options.host => Some(&attachment.hello.launch),
+                _ => known.map(|old| &old.launch),
+            };
+            let lines = running.map(|running| differences(running, &part.launch, part.hugepages)).unwrap_or_default();
+            reasons.extend(lines.into_iter().map(|line| format!("{name}: {line}")));
         }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    /// The flow thread goes by the new plan now, or the dataplane refused its rules.
-    pub(super) fn finish_apply(&mut self, token: Token, pending: PendingApply, result: Result<u64, Refusal>) {
-        let PendingApply { plan, mut applied } = pending;
-        match result {
-            Ok(flows) => {
-                applied.flows_kept = flows;
-                self.draining.turn_to(&self.plan, &plan);
-                self.take_plan(plan);
-                self.respond_late(token, &Response::Applied(applied));
+    pub(super) fn tell_progress(&mut self, phase: Phase, waiting: Vec<String>) {
+        let Some(asked) = &self.versions.asked else { return };
+        if let (Some(token), true) = (asked.token, asked.progress) {
+            let line = Response::Progress(Progress { version: asked.applied.version, phase, waiting });
+            if let Some(connection) = self.connections.get_mut(&token) {
+                connection.tell(&line);
             }
-            Err(reason) => {
-                let line = format!(
-                    "the dataplane refused the new tag rules ({reason:?}); the old configuration stays in force"
-                );
-                self.respond_late(token, &failed(FailureKind::DataplaneAway, vec![line]));
-            }
         }
     }
 
-    /// Looks whether paths of earlier plans have ended.
+    /// The change is in force everywhere, or nowhere.
+    pub(super) fn finish_change(&mut self, outcome: Result<Vec<String>, Refusal>) {
+        let Some(Asked { token, applied, .. }) = self.versions.asked.take() else { return };
+        let response = match outcome {
+            Ok(late) => Response::Applied(Applied { late, ..applied }),
+            Err(refusal) => {
+                let kind = if refusal.needs_restart { FailureKind::NeedsRestart } else { FailureKind::Refused };
+                let mut said: Vec<String> =
+                    refusal.reasons.iter().map(|reason| format!("{}: {reason}", refusal.host)).collect();
+                if refusal.needs_restart {
+                    let line = "the change needs a restart of the dataplane, which interrupts traffic; allow it, or leave out:";
+                    said.insert(0, line.to_owned());
+                }
+                failed(kind, said)
+            }
+        };
+        match (token, response) {
+            (Some(token), response) => self.respond_late(token, &response),
+            (None, Response::Failed(failure)) => {
+                tracing::warn!("idle paths are not forgotten yet: {}", failure.lines.join("; "));
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Proposes to forget retired paths that are idle everywhere.
+    pub(super) fn forget(&mut self, paths: Vec<PathId>) {
+        let retired: BTreeSet<PathId> = self.plan.composition.state.retired().map(|(id, _)| id).collect();
+        let paths: BTreeSet<PathId> = paths.into_iter().filter(|id| retired.contains(id)).collect();
+        if self.versions.asked.is_some() || paths.is_empty() {
+            return;
+        }
+        match self.document_of(Wish::Forget(paths)) {
+            Ok((document, plan)) => {
+                let applied = self.describe(&document, &plan, false);
+                tracing::info!("version {} forgets paths that have ended", document.version);
+                self.versions.asked = Some(Asked { token: None, progress: false, applied });
+                let (document, composed) = (Box::new(document), composed(&plan));
+                self.feed(Input::Propose { document, composed, allow_restart: false, settle: false });
+            }
+            Err(lines) => self.note(format!("idle paths can't be forgotten: {}", lines.join("; "))),
+        }
+    }
+
+    /// Looks which retired paths are idle.
     pub(super) fn drain(&mut self, stats: &Stats) {
         let State::Attached(attachment) = &self.state else { return };
         let limits = &self.plan.part().launch.limits;
         let quiet = limits.tcp_idle_s.max(limits.udp_idle_s).max(limits.other_idle_s);
         let lcores = attachment.counters.snapshots();
-        let (names, tags) = self.draining.finished(&lcores, stats, Duration::from_secs(quiet.into()));
-        if names.is_empty() {
-            return;
-        }
-        tracing::info!("paths have ended: {}", names.join(", "));
-        self.handle.send(Command::RemoveTags(tags));
-        let mut numbers = self.plan.composition.numbers.clone();
-        numbers.forget(&names);
-        let mut composition = self.plan.composition.clone();
-        composition.numbers = numbers;
-        let plan = Plan { config: self.plan.config.clone(), composition, host: self.plan.host };
-        self.take_plan(Arc::new(plan));
-    }
-}
-
-/// What is different, one line each.
-fn changes(old: &Plan, new: &Plan) -> Vec<String> {
-    let mut lines = Vec::new();
-    let (before, after) = (chains(&old.config), chains(&new.config));
-    for (name, (tenant, chain)) in &after {
-        match before.get(name) {
-            None => lines.push(format!("chain {name} added: {}", chain.selector)),
-            Some(known) => compare_chains(name, *known, (tenant, chain), &mut lines),
-        }
-    }
-    lines.extend(before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("chain {name} removed")));
-    let names = |plan: &Plan| plan.composition.paths.iter().map(|path| path.name.clone()).collect::<BTreeSet<_>>();
-    let (before, after) = (names(old), names(new));
-    lines.extend(after.difference(&before).map(|name| format!("path added, {name}")));
-    lines.extend(before.difference(&after).map(|name| format!("path removed once its flows have ended, {name}")));
-    lines
-}
-
-fn chains(config: &Config) -> BTreeMap<String, (&Tenant, &Chain)> {
-    let of = |tenant: &'_ Tenant| -> Vec<String> {
-        tenant.chains.iter().map(|chain| format!("{}/{}", tenant.name, chain.name)).collect()
-    };
-    let pairs = config
-        .tenants
-        .iter()
-        .flat_map(|tenant| of(tenant).into_iter().zip(tenant.chains.iter().map(move |chain| (tenant, chain))));
-    pairs.collect()
-}
-
-fn compare_chains(name: &str, old: (&Tenant, &Chain), new: (&Tenant, &Chain), lines: &mut Vec<String>) {
-    if old.1.selector != new.1.selector {
-        lines.push(format!("chain {name} selects {} instead of {}", new.1.selector, old.1.selector));
-    }
-    let way = |(tenant, chain): (&Tenant, &Chain)| {
-        let middle = chain.through.iter().map(|nf| tenant.nfs[*nf].name.clone());
-        let ends = [chain.from, chain.to].map(|index| tenant.endpoints[index].name.clone());
-        let [from, to] = ends;
-        std::iter::once(from).chain(middle).chain([to]).collect::<Vec<_>>().join(" > ")
-    };
-    if way(old) != way(new) {
-        lines.push(format!("chain {name} goes {} instead of {}", way(new), way(old)));
-    }
-    let weights = |(tenant, chain): (&Tenant, &Chain)| {
-        let instances = chain.through.iter().flat_map(|nf| tenant.instances_of(*nf));
-        instances.map(|index| format!("{} {}", tenant.instances[index].name, chain.weight(index))).collect::<Vec<_>>()
-    };
-    if weights(old) != weights(new) {
-        let (before, after) = (weights(old).join(", "), weights(new).join(", "));
-        lines.push(format!("chain {name} has weights {after} instead of {before}"));
+        let idle = self.draining.idle(&self.plan, &lcores, stats, Duration::from_secs(quiet.into()));
+        self.paths_are_idle(idle);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::Numbers;
+    use crate::compose;
 
-    fn plan(text: &str, before: &Numbers) -> Plan {
+    fn plan(text: &str, before: &compose::State) -> Plan {
         let config = config::parse("f.yaml", text).map_err(|errors| errors.to_string()).unwrap();
-        let composition = compose(&config, before).map_err(|errors| errors.to_string()).unwrap();
+        let composition = compose::compose(&config, before, None).map_err(|errors| errors.to_string()).unwrap();
         Plan { config, composition, host: 0 }
     }
 
+    /// Breaks if a retired path is forgotten while it has flows, or never.
     #[test]
-    fn a_path_that_is_gone_drains_until_it_is_quiet_and_one_that_returns_does_not() {
+    fn a_retired_path_is_idle_once_it_is_quiet_and_has_no_flows() {
         let dns = "      dns: {from: clients, to: servers, select: {protocol: udp}, through: [edge]}\n";
-        let old = plan(&format!("{}{dns}", config::EXAMPLE), &Numbers::default());
-        let new = plan(config::EXAMPLE, &old.composition.numbers);
-        let gone = old.composition.paths.iter().find(|path| path.name == "acme: clients > edge/1 > servers").unwrap();
+        let old = plan(&format!("{}{dns}", config::EXAMPLE), &compose::State::default());
+        let new = plan(config::EXAMPLE, &old.composition.state);
+        let retired: Vec<PathId> = new.composition.state.retired().map(|(id, _)| id).collect();
+        assert_eq!(retired.len(), 1);
         let mut draining = Draining::default();
-        draining.turn_to(&old, &new);
+        draining.turn_to(&new);
         let (hour, now) = (Duration::from_secs(3_600), Duration::ZERO);
-        let quiet = Stats::default();
-        assert_eq!(draining.finished(&[], &quiet, hour), (vec![], vec![]), "not quiet for long enough");
-        let (names, tags) = draining.finished(&[], &quiet, now);
-        assert_eq!(names, std::slice::from_ref(&gone.name));
-        assert!(!tags.is_empty() && tags.iter().all(|tag| tag.rule.action.path == gone.id));
-        assert!(draining.is_empty());
-        draining.turn_to(&old, &new);
-        draining.turn_to(&new, &old);
+        let mut stats = Stats::default();
+        assert_eq!(draining.idle(&new, &[], &stats, hour), [], "not quiet for long enough");
+        assert_eq!(draining.idle(&new, &[], &stats, now), retired);
+        stats.per_path.insert(retired[0], 1);
+        assert_eq!(draining.idle(&new, &[], &stats, Duration::from_nanos(1)), [], "a flow is there");
+        draining.turn_to(&old);
+        let back = plan(&format!("{}{dns}", config::EXAMPLE), &new.composition.state);
+        draining.turn_to(&back);
         assert!(draining.is_empty(), "it is in the plan again");
-        let later = Draining::of_earlier(&new.composition);
-        assert_eq!(later.paths.len(), 1, "a restarted controller knows it by its numbers");
-    }
-
-    #[test]
-    fn changes_are_told_in_words() {
-        let old = plan(config::EXAMPLE, &Numbers::default());
-        let text = config::EXAMPLE
-            .replace("destination_ports: [80, 443, 5201]", "destination_ports: [80]")
-            .replace("weights: {edge/1: 1}", "weights: {edge/1: 2}");
-        let lines = changes(&old, &plan(&text, &old.composition.numbers));
-        let ends = "10.1.0.0/24,fd00:1::/64 > 10.2.0.0/24,fd00:2::/64";
-        assert_eq!(
-            lines[0],
-            format!("chain acme/web selects tcp {ends} port 80 instead of tcp {ends} port 80,443,5201")
-        );
-        assert_eq!(
-            lines[1],
-            "chain acme/web has weights edge/1 2, nat/1 1, tap/1 1 instead of edge/1 1, nat/1 1, tap/1 1"
-        );
-        assert_eq!(lines.len(), 2);
-        assert_eq!(changes(&old, &plan(config::EXAMPLE, &Numbers::default())), [""; 0]);
     }
 }

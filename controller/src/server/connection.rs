@@ -102,6 +102,16 @@ impl Connection {
         }
     }
 
+    /// Queues a line before the answer; one that the client does not take at once waits with it.
+    pub(super) fn tell(&mut self, response: &Response) {
+        if let Ok(line) = serde_json::to_vec(response) {
+            self.outbox.extend(line);
+            self.outbox.push(b'\n');
+        }
+        // Whether the client is gone is seen when the answer is written.
+        let _ = self.write();
+    }
+
     pub(super) fn start_capture(&mut self, vports: &[VportId], names: &[String], snap: u16) {
         let interfaces: Vec<String> =
             names.iter().flat_map(|name| [format!("{name} in"), format!("{name} out")]).collect();

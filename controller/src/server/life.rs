@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Poll, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,10 +18,13 @@ use shm::rules::Epoch;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use super::{Attachment, CAPTURE_QUEUE, FIRST_CONNECTION, SIGNALS, Server, State, TICK, WAKER, Waiting, change};
-use super::{numbers_file, watch};
-use crate::compose::{Numbers, compose};
+use super::versions::{Versions, composed, hosts, plan_of};
+use super::{Attachment, CAPTURE_QUEUE, FIRST_CONNECTION, FIRST_LINK, SIGNALS, Server, State, TICK, WAKER, Waiting};
+use super::{change, record_file, watch};
+use crate::compose::{self, compose};
 use crate::config::{self, ConfigErrors, LoadError};
+use crate::distribution::links::{LinkError, Links};
+use crate::distribution::{Document, Key, KeyError, Machine, Record, Times};
 use crate::flows::Plan;
 use crate::options::Options;
 use crate::process::{Dataplane, ProcessError, differences, launch_now};
@@ -37,6 +40,8 @@ const SHORT_GREETING: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long to wait before the first restart; doubled with each failure.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// How long a host that begins anew waits for its peers to say what is in force.
+const PEERS_LIMIT: Duration = Duration::from_secs(2);
 /// The longest wait before a restart.
 const MAX_BACK_OFF: Duration = Duration::from_secs(10);
 
@@ -49,6 +54,12 @@ pub enum RunError {
     /// The configuration asks for more than can be composed.
     #[error(transparent)]
     Compose(#[from] ConfigErrors),
+    /// The secret.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The way to other controllers.
+    #[error(transparent)]
+    Links(#[from] LinkError),
     /// The host is not in the configuration.
     #[error("--host {host}: the configuration has no such host; it has {}", .known.join(", "))]
     NoSuchHost {
@@ -76,7 +87,7 @@ pub enum RunError {
     Process(#[from] ProcessError),
     /// Another dataplane runs than the one that is wanted.
     #[error(
-        "the dataplane that runs (process {pid}) was started with something else than the configuration wants; use \
+        "the dataplane that runs (process {pid}) is something else than the version in force wants; use \
          --replace to restart it, which interrupts traffic:\n  {}",
         .lines.join("\n  ")
     )]
@@ -142,14 +153,90 @@ fn take_run_dir(path: &Path) -> Result<File, RunError> {
     }
 }
 
-/// Everything up to the event loop.
-pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
+/// What this host begins with: what an earlier controller wrote down, or the file.
+struct Beginning {
+    record: Record,
+    plan: Arc<Plan>,
+    staged: Option<Arc<Plan>>,
+    /// What the operator should know of it.
+    news: Vec<String>,
+}
+
+/// The file as the first version.
+fn from_file(options: &Options, version: u64) -> Result<Beginning, RunError> {
     let config = config::load(&options.config)?;
     let Some(host) = config.host(&options.host) else {
         let known = config.hosts.iter().map(|host| host.name.clone()).collect();
-        return Err(RunError::NoSuchHost { host: options.host, known });
+        return Err(RunError::NoSuchHost { host: options.host.clone(), known });
     };
+    let yaml = std::fs::read_to_string(&options.config)
+        .map_err(|source| LoadError::Read { file: options.config.clone(), source })?;
+    let composition = compose(&config, &compose::State::default(), None)?;
+    let (file, state) = (config.file.clone(), composition.state.clone());
+    let active = Document { version, file, yaml, operations: Vec::new(), state };
+    let record = Record { active, installed: None };
+    Ok(Beginning { record, plan: Arc::new(Plan { config, composition, host }), staged: None, news: Vec::new() })
+}
+
+/// What was written down, unless the file is to begin anew: on a host without peers and without a running dataplane.
+fn begin(options: &Options, known: Option<Record>, running: bool) -> Result<Beginning, RunError> {
+    let version = known.as_ref().map_or(1, |record| record.active.version + 1);
+    let file = from_file(options, 1);
+    let Some(record) = known else { return file };
+    let active = match plan_of(&record.active, &options.host, None) {
+        Ok(plan) => Arc::new(plan),
+        Err(lines) => {
+            let mut beginning = file?;
+            let line =
+                format!("what was in force can't be read any more: {}; the file is taken instead", lines.join("; "));
+            beginning.news.push(line);
+            return Ok(beginning);
+        }
+    };
+    let text = std::fs::read_to_string(&options.config).unwrap_or_default();
+    let differs = text != record.active.yaml;
+    let alone = hosts(&active.config).len() == 1;
+    if differs && alone && !running {
+        return from_file(options, version);
+    }
+    // A mistake in a file that is not taken into force is no reason not to run.
+    let mut news = Vec::new();
+    if differs {
+        let (version, path) = (record.active.version, options.config.display());
+        news.push(format!(
+            "version {version} goes on, {path} says something else; towpath apply {path} takes it into force"
+        ));
+    }
+    let installed = record.installed.as_ref();
+    let staged = installed.and_then(|installed| plan_of(&installed.document, &options.host, Some(&active)).ok());
+    Ok(Beginning { record, plan: active, staged: staged.map(Arc::new), news })
+}
+
+/// The machine and the links to peers.
+fn join(options: &Options, beginning: &Beginning, poll: &Poll, running: bool) -> Result<Versions, RunError> {
+    let hosts = hosts(&beginning.plan.config);
+    let names: Vec<String> = hosts.iter().map(|(name, _)| name.clone()).collect();
+    let key = options.key_file.as_deref().map(Key::read).transpose()?;
+    let registry = poll.registry().try_clone().map_err(RunError::EventLoop)?;
+    let links = Links::open(registry, FIRST_LINK, &options.host, &hosts, key)?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let run = u64::try_from(since.as_nanos()).unwrap_or(0);
+    let digest = composed(&beginning.plan);
+    let record = beginning.record.clone();
+    let machine = Machine::new(&options.host, &names, record, digest, run, Times::default());
+    let peers = hosts.iter().filter(|(name, address)| address.is_some() && *name != options.host).count();
+    let hold_until = (peers > 0 && !running).then(|| Instant::now() + PEERS_LIMIT);
+    Ok(Versions::new(machine, links, beginning.staged.clone(), hold_until))
+}
+
+/// Everything up to the event loop.
+pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
     let run_dir = options.run_dir();
+    // A mistake in the file is told before anything is made.
+    let mistaken = from_file(&options, 1).err();
+    if let Some(error) = mistaken.filter(|_| !run_dir.exists()) {
+        return Err(error);
+    }
     let lock = take_run_dir(&run_dir)?;
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(RunError::Signals)?;
     let dataplane = Dataplane { program: options.program(), run_dir };
@@ -158,22 +245,19 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         Err(AttachError::NotRunning { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    // A running dataplane's flows have their tags already; without one there is nothing to keep.
-    let before = if running.is_some() { numbers_file::read(&dataplane.run_dir) } else { Numbers::default() };
-    let composition = compose(&config, &before)?;
-    for warning in &composition.warnings {
+    let beginning = begin(&options, record_file::read(&dataplane.run_dir), running.is_some())?;
+    for warning in &beginning.plan.composition.warnings {
         tracing::warn!("{warning}");
     }
-    numbers_file::write(&dataplane.run_dir, &composition.numbers)?;
-    let draining = change::Draining::of_earlier(&composition);
-    let plan = Arc::new(Plan { config, composition, host });
+    record_file::write(&dataplane.run_dir, &beginning.record)?;
     let poll = Poll::new().map_err(RunError::EventLoop)?;
-    let interest = mio::Interest::READABLE;
-    poll.registry().register(&mut signals, SIGNALS, interest).map_err(RunError::Signals)?;
+    poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE).map_err(RunError::Signals)?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(RunError::EventLoop)?);
+    let versions = join(&options, &beginning, &poll, running.is_some())?;
     let (report_sender, reports) = crossbeam::channel::unbounded();
     let (capture_sender, captured) = crossbeam::channel::bounded(CAPTURE_QUEUE);
     let outlets = Outlets { reports: report_sender, captured: capture_sender, waker };
+    let plan = Arc::clone(&beginning.plan);
     let handle = steering::start(Arc::clone(&plan), outlets, options.spin).map_err(RunError::EventLoop)?;
     let now = Instant::now();
     let mut server = Server {
@@ -195,8 +279,8 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         next_token: FIRST_CONNECTION,
         waiting: std::collections::HashMap::new(),
         next_ticket: 0,
-        restarting_for: None,
-        draining,
+        versions,
+        draining: change::Draining::default(),
         events_lost: 0,
         next_tick: now + TICK,
         started: now,
@@ -204,9 +288,11 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         stop: None,
         _lock: lock,
     };
+    beginning.news.into_iter().for_each(|line| server.note(line));
+    server.take_beginning(beginning.staged);
     if let Some(attached) = running {
-        let mut lines = differences(&attached.hello.launch, server.plan.part());
-        lines.extend(server.plan.composition.moved.iter().cloned());
+        let (wanted, hugepages) = server.launch();
+        let lines = differences(&attached.hello.launch, &wanted, hugepages);
         if !lines.is_empty() && !server.options.replace {
             return Err(RunError::Differs { pid: attached.hello.pid, lines });
         }
@@ -224,10 +310,19 @@ fn is_running(pid: u32) -> bool {
 }
 
 impl Server {
+    /// What was installed before this controller's start is to be in place beside the plan, from the first attach on.
+    fn take_beginning(&mut self, staged: Option<Arc<Plan>>) {
+        self.draining.turn_to(&self.plan);
+        if let Some(staged) = staged {
+            self.ask(Waiting::Nobody, |ticket| Command::Install(staged, ticket));
+        }
+    }
+
     /// Shares rings with a dataplane that greeted. `fresh` says that nothing is installed there yet.
     fn attached(&mut self, attached: Attached, fresh: bool) -> Result<(), RunError> {
         let Attached { hello, lcores, doorbell, counters, stream } = attached;
-        let lines = differences(&hello.launch, self.plan.part());
+        let (wanted, hugepages) = self.launch();
+        let lines = differences(&hello.launch, &wanted, hugepages);
         if let Err(source) = watch(&self.poll, &stream) {
             return Err(RunError::EventLoop(source));
         }
@@ -239,7 +334,13 @@ impl Server {
         let counts = counters.snapshots();
         let epoch = Epoch(counts.iter().map(|lcore| lcore.epoch).max().unwrap_or(0));
         let has_failed = |lcore: &&LcoreReport| counts.get(lcore.index).is_some_and(|counts| counts.nf_failed);
-        let failed = hello.lcores.iter().filter(has_failed).filter_map(|lcore| lcore.vport).collect();
+        let failed: Vec<_> = hello.lcores.iter().filter(has_failed).filter_map(|lcore| lcore.vport).collect();
+        self.versions.failed = failed.iter().copied().collect();
+        if fresh {
+            self.versions.rewrites.clear();
+            self.versions.violations.clear();
+        }
+        self.versions.reconfiguring = None;
         self.events_lost = 0;
         self.state = State::Attached(Box::new(Attachment { hello, counters, stream, ready: false }));
         if lines.is_empty() {
@@ -296,6 +397,10 @@ impl Server {
                 Ok(Received::Message(Control::Stopping { reason })) => {
                     self.note(format!("dataplane {pid} ends: {reason}"))
                 }
+                Ok(Received::Message(Control::Reconfigured { lcores, warnings })) => {
+                    self.reconfigured(lcores, warnings);
+                }
+                Ok(Received::Message(Control::NotReconfigured { reason })) => self.not_reconfigured(&reason),
                 Ok(Received::Message(_)) => {}
                 Ok(Received::Closed) => break,
                 Err(error) => {
@@ -316,7 +421,7 @@ impl Server {
     /// What time brings.
     pub(super) fn go_on(&mut self, now: Instant) -> Result<(), RunError> {
         match &mut self.state {
-            State::BackOff { until } if now >= *until => self.start()?,
+            State::BackOff { until } if now >= *until && self.versions.hold_until.is_none() => self.start()?,
             State::Starting { since, next_look } if now >= *next_look => {
                 *next_look = now + LOOK;
                 let since = *since;
@@ -344,7 +449,8 @@ impl Server {
         if self.was_ready {
             self.restarts += 1;
         }
-        let child = self.dataplane.start(&launch_now(self.plan.part()))?;
+        let (launch, hugepages) = self.launch();
+        let child = self.dataplane.start(&launch_now(&launch, hugepages))?;
         tracing::info!("dataplane {} started", child.id());
         self.child = Some(child);
         let now = Instant::now();
@@ -381,9 +487,9 @@ impl Server {
         if !self.was_ready {
             return Err(error);
         }
-        if let Some((token, _)) = self.restarting_for.take() {
-            let line = format!("{error}; the new configuration stays in force and the start is tried again");
-            self.respond_late(token, &super::failed(crate::api::FailureKind::DataplaneAway, vec![line]));
+        if self.versions.installation.is_some() {
+            let refusal = self.refusal(vec![error.to_string()]);
+            self.end_installing(Err(refusal));
         }
         self.note(error.to_string());
         self.failures += 1;
@@ -425,7 +531,7 @@ impl Server {
             self.ask(Waiting::Nobody, Command::ReadBack);
         }
         if !self.draining.is_empty() {
-            self.ask(Waiting::Drain, Command::Stats);
+            self.ask(Waiting::Drain, |ticket| Command::Stats(ticket, false));
         }
     }
 
@@ -452,7 +558,9 @@ impl Server {
             State::BackOff { .. } => None,
         };
         let ended = pid.map_or(Ok(()), |pid| self.wait_for_end(pid));
-        let _ = std::fs::remove_file(self.dataplane.run_dir.join("numbers.json"));
+        if self.versions.machine.installed().is_none() {
+            record_file::remove(&self.dataplane.run_dir);
+        }
         ended
     }
 

@@ -9,7 +9,7 @@ use shm::link::ControllerLink;
 use shm::ring::RingError;
 use shm::rules::{Epoch, TagKey, TagRule, Update};
 
-use super::{Installed, Lane, PlacedTag, Report, Steering, Then, Ticket};
+use super::{Installed, Lane, PlacedTag, Report, Serve, Steering, Ticket, at};
 
 /// How long a read-back may take.
 const READ_BACK_LIMIT: Duration = Duration::from_secs(10);
@@ -43,10 +43,9 @@ impl Steering {
             self.read_back(None);
             return;
         }
-        self.sessions.all_instances_run();
-        let tags = self.sessions.plan().part().tags.clone();
-        self.then = Some(Then::Serve { replay: self.sessions.rules(), found: 0, added: tags.len(), removed: 0 });
-        self.commit_tags(tags.into_iter().map(|tag| (tag.lcore, Update::InsertTag(tag.rule))));
+        let tags = self.tags();
+        self.serving = Some(Serve { replay: self.sessions.rules(), found: 0, added: tags.len(), removed: 0 });
+        self.commit_tags(tags.into_values().map(|tag| (tag.lcore, Update::InsertTag(tag.rule))));
         self.go_on();
     }
 
@@ -56,9 +55,10 @@ impl Steering {
         self.doorbell = None;
         self.awaited.clear();
         self.held.clear();
-        if let Some(Then::Adopt(plan, ticket)) = self.then.take() {
-            self.sessions.adopt_plan(plan);
-            self.report(Report::Adopted(ticket, Ok(self.sessions.len() as u64)));
+        self.serving = None;
+        if let Some(ticket) = self.installing.take() {
+            // The next attach installs all of it, before it answers anything.
+            self.report(Report::Installed(ticket, Ok(())));
         }
         for job in std::mem::take(&mut self.read_backs) {
             self.answer_read_back(job.ticket, None);
@@ -145,19 +145,17 @@ impl Steering {
         for row in job.exact.iter().filter(|row| !row.learned) {
             self.sessions.adopt(row.rule);
         }
-        let plan = self.sessions.plan().clone();
-        let place = |tag: &PlacedTag| (tag.lcore, tag.rule.key);
         let wanted: HashMap<(usize, TagKey), TagRule> =
-            plan.part().tags.iter().map(|tag| (place(tag), tag.rule)).collect();
-        let found: HashMap<(usize, TagKey), TagRule> = job.tags.iter().map(|tag| (place(tag), tag.rule)).collect();
+            self.tags().into_iter().map(|(place, tag)| (place, tag.rule)).collect();
+        let found: HashMap<(usize, TagKey), TagRule> = job.tags.iter().map(|tag| (at(tag), tag.rule)).collect();
         let in_use: HashSet<_> = job.exact.iter().map(|row| row.rule.action.path).collect();
         let missing = wanted.iter().filter(|(at, rule)| found.get(at) != Some(rule));
         let add: Vec<(usize, Update)> = missing.map(|((lcore, _), rule)| (*lcore, Update::InsertTag(*rule))).collect();
         // A rule that only living flows of an earlier plan use stays until they end.
         let stray = found.iter().filter(|(at, rule)| !wanted.contains_key(at) && !in_use.contains(&rule.action.path));
         let remove: Vec<(usize, Update)> = stray.map(|((lcore, key), _)| (*lcore, Update::RemoveTag(*key))).collect();
-        self.then =
-            Some(Then::Serve { replay: Vec::new(), found: job.exact.len(), added: add.len(), removed: remove.len() });
+        self.serving =
+            Some(Serve { replay: Vec::new(), found: job.exact.len(), added: add.len(), removed: remove.len() });
         self.commit_tags(add.into_iter().chain(remove));
         self.go_on();
     }

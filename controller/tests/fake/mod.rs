@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use packet::{FlowKey, VportId};
+use packet::{FiveTuple, FlowKey, PathId, VportId};
 use serde::{Deserialize, Serialize};
 use shm::attach::{ControlStream, Listener, Received};
 use shm::capture::{CaptureHeader, CaptureSide};
@@ -19,7 +19,7 @@ use shm::link::LcoreLink;
 use shm::rules::{Event, ExactRule, TagKey, TagRule, Update};
 
 /// How long a test waits for something before it fails.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// What a test can have done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +41,14 @@ pub enum Order {
     Frame(usize, VportId, Vec<u8>),
     /// Refuse the next batch that has more than so many updates.
     RefuseAbove(usize),
+    /// Refuse to become another dataplane, for this reason; or don't any more.
+    RefuseLaunch(Option<String>),
+    /// Take nothing from the rings until told otherwise.
+    Hold(bool),
+    /// An instance rewrote a flow.
+    Rewrite(usize, FlowKey, FiveTuple),
+    /// A flow was found on two paths.
+    Violate(usize, FlowKey, PathId, PathId),
     /// What is in the tables.
     Tables,
 }
@@ -62,6 +70,10 @@ pub struct Tables {
     pub story: Vec<String>,
     /// vports that are captured.
     pub captured: Vec<VportId>,
+    /// The instances that run, by lcore.
+    pub instances: Vec<(usize, String)>,
+    /// How often it became another dataplane.
+    pub reconfigured: usize,
 }
 
 #[derive(Default)]
@@ -78,9 +90,11 @@ struct World {
     lcores: Vec<Lcore>,
     tables: Tables,
     refuse_above: Option<usize>,
+    refuse_launch: Option<String>,
+    hold: bool,
 }
 
-fn hello(launch: Launch) -> Hello {
+fn reports(launch: &Launch) -> Vec<LcoreReport> {
     let report = |(index, lcore): (usize, &shm::launch::LcoreLaunch)| {
         let nf = match &lcore.role {
             RoleLaunch::Nf(nf) => Some(nf),
@@ -102,6 +116,10 @@ fn hello(launch: Launch) -> Hello {
             nf_counters: nf.map(|_| vec!["passed".to_owned()]).unwrap_or_default(),
         }
     };
+    launch.lcores.iter().enumerate().map(report).collect()
+}
+
+fn hello(launch: Launch) -> Hello {
     let port = |port: &shm::launch::PortLaunch| PortReport {
         name: port.name.clone(),
         device: port.device.clone(),
@@ -117,7 +135,7 @@ fn hello(launch: Launch) -> Hello {
         pid: std::process::id(),
         started_unix_ns: 0,
         clock_offset_ns: 0,
-        lcores: launch.lcores.iter().enumerate().map(report).collect(),
+        lcores: reports(&launch),
         ports: launch.ports.iter().map(port).collect(),
         launch,
         warnings: Vec::new(),
@@ -138,9 +156,10 @@ pub fn run(launch: &Path, socket: &Path) {
     let (counters_fd, writers) = shm::counters::create(count).unwrap();
     let lcores = writers.into_iter().map(|counters| Lcore { counters: Some(counters), ..Lcore::default() }).collect();
     let tables = Tables { pid: std::process::id(), ..Tables::default() };
-    let world = Arc::new(Mutex::new(World { lcores, tables, refuse_above: None }));
+    let world = Arc::new(Mutex::new(World { lcores, tables, ..World::default() }));
     serve_side_door(&socket.with_file_name("fake.sock"), Arc::clone(&world));
-    let hello = hello(launch);
+    let mut hello = hello(launch);
+    world.lock().unwrap().tables.instances = instances(&hello.lcores);
     let mut stream: Option<ControlStream> = None;
     let started = Instant::now();
     // A test that died must not leave this process behind.
@@ -156,12 +175,20 @@ pub fn run(launch: &Path, socket: &Path) {
         }
         match stream.as_mut().map(ControlStream::receive) {
             Some(Ok(Received::Message(Control::Shutdown))) => return,
+            Some(Ok(Received::Message(Control::Reconfigure { launch }))) => {
+                let answer = world.lock().unwrap().become_this(&mut hello, *launch);
+                stream.as_mut().unwrap().send(&answer).unwrap();
+            }
             Some(Ok(Received::Closed) | Err(_)) => stream = None,
             _ => {}
         }
         world.lock().unwrap().turn();
         std::thread::sleep(Duration::from_micros(200));
     }
+}
+
+fn instances(lcores: &[LcoreReport]) -> Vec<(usize, String)> {
+    lcores.iter().filter_map(|lcore| Some((lcore.index, lcore.instance.clone()?))).collect()
 }
 
 fn serve_side_door(path: &Path, world: Arc<Mutex<World>>) {
@@ -215,6 +242,16 @@ impl World {
             Order::DropTag(lcore, key) => drop(self.lcores[lcore].tags.remove(&key)),
             Order::Frame(lcore, vport, bytes) => self.frame(lcore, vport, &bytes),
             Order::RefuseAbove(count) => self.refuse_above = Some(count),
+            Order::RefuseLaunch(reason) => self.refuse_launch = reason,
+            Order::Hold(hold) => self.hold = hold,
+            Order::Rewrite(lcore, key, became) => self.say(lcore, Event::FlowRewritten { key, became }),
+            Order::Violate(lcore, key, expected, found) => {
+                if let Some(counters) = &self.lcores[lcore].counters {
+                    counters.audited_packets.add(10);
+                    counters.affinity_violations.add(1);
+                }
+                self.say(lcore, Event::AffinityViolation { key, expected, found });
+            }
             Order::Tables => {}
         }
         let mut tables = self.tables.clone();
@@ -239,7 +276,26 @@ impl World {
         }
     }
 
+    /// As the real one: what can't change while it runs must not.
+    fn become_this(&mut self, hello: &mut Hello, launch: Launch) -> Control {
+        let was = &hello.launch;
+        let same = (&was.eal, &was.ports, &was.limits) == (&launch.eal, &launch.ports, &launch.limits);
+        if let Some(reason) = self.refuse_launch.clone() {
+            return Control::NotReconfigured { reason };
+        }
+        if !same || was.lcores.len() != launch.lcores.len() {
+            return Control::NotReconfigured { reason: "what can't change would".into() };
+        }
+        (hello.lcores, hello.launch) = (reports(&launch), launch);
+        self.tables.instances = instances(&hello.lcores);
+        self.tables.reconfigured += 1;
+        Control::Reconfigured { lcores: hello.lcores.clone(), warnings: Vec::new() }
+    }
+
     fn turn(&mut self) {
+        if self.hold {
+            return;
+        }
         for index in 0..self.lcores.len() {
             while let Some(Ok(Some(update))) = self.lcores[index].link.as_mut().map(|link| link.updates.pop()) {
                 self.hear(index, update);

@@ -26,6 +26,12 @@ uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, u
 
 struct rte_mbuf *shim_mbuf_alloc(struct rte_mempool *pool) { return rte_pktmbuf_alloc(pool); }
 
+void shim_mempool_empty_cache(struct rte_mempool *pool) {
+    struct rte_mempool_cache *cache = rte_mempool_default_cache(pool, rte_lcore_id());
+    if (cache != NULL)
+        rte_mempool_cache_flush(cache, pool);
+}
+
 int shim_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count) {
     return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
 }

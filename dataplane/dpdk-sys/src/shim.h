@@ -24,6 +24,8 @@ uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, u
 
 struct rte_mbuf *shim_mbuf_alloc(struct rte_mempool *pool);
 /* 0, or a negative errno and nothing allocated. */
+void shim_mempool_empty_cache(struct rte_mempool *pool);
+
 int shim_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count);
 void shim_mbuf_free(struct rte_mbuf *mbuf);
 

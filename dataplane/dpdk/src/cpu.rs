@@ -5,11 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::{fmt, fs, mem};
+use std::{fmt, fs, io, mem};
+
+use crate::Errno;
 
 /// A NUMA node, in DPDK's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub i32);
+
+/// What the C library takes for large from the start; by itself it learns to keep ever larger pieces.
+const LARGE_BYTES: libc::c_int = 128 * 1024;
 
 impl SocketId {
     /// No particular one: a virtual device's, or "wherever there is memory".
@@ -44,13 +49,28 @@ pub fn allowed() -> BTreeSet<u16> {
 /// thread may not move there, the work is done all the same.
 pub fn run_on<T>(cpu: u16, work: impl FnOnce() -> T) -> T {
     let before = allowed();
-    move_to(&BTreeSet::from([cpu]));
+    let _ = move_to(&BTreeSet::from([cpu]));
     let result = work();
-    move_to(&before);
+    let _ = move_to(&before);
     result
 }
 
-fn move_to(cpus: &BTreeSet<u16>) {
+/// A CPU that a thread can't be moved to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the thread can't be moved to CPU {cpu}: {errno}; is the CPU online, and may this process use it?")]
+pub struct AffinityError {
+    /// The CPU.
+    pub cpu: u16,
+    /// Why.
+    pub errno: Errno,
+}
+
+/// Moves the calling thread to this CPU for good: a lcore that waited on another one.
+pub fn stay_on(cpu: u16) -> Result<(), AffinityError> {
+    move_to(&BTreeSet::from([cpu])).map_err(|errno| AffinityError { cpu, errno })
+}
+
+fn move_to(cpus: &BTreeSet<u16>) -> Result<(), Errno> {
     // SAFETY: cpu_set_t is a plain array of words, for which zero bits mean an empty set.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
     for &cpu in cpus.iter().filter(|&&cpu| i32::from(cpu) < libc::CPU_SETSIZE) {
@@ -58,7 +78,16 @@ fn move_to(cpus: &BTreeSet<u16>) {
         unsafe { libc::CPU_SET(usize::from(cpu), &mut set) };
     }
     // SAFETY: `set` is a live cpu_set_t of the size that is passed; 0 names the calling thread. A refusal changes nothing.
-    unsafe { libc::sched_setaffinity(0, mem::size_of::<libc::cpu_set_t>(), &set) };
+    let status = unsafe { libc::sched_setaffinity(0, mem::size_of::<libc::cpu_set_t>(), &set) };
+    if status == 0 { Ok(()) } else { Err(Errno(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL))) }
+}
+
+/// From now on every large piece of memory is of fresh pages, which are on the socket of whoever touches them first, and goes
+/// back to the kernel when it is freed. Otherwise the C library keeps what was freed, wherever it is: tables of an instance that
+/// starts where another one ended on the other socket would be far away.
+pub fn place_large_memory_anew() {
+    // SAFETY: mallopt takes any integers and is safe to call from any thread. It is the C library's own allocator that Rust uses.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
 }
 
 /// The socket of a CPU; none if the machine lacks the CPU or tells no topology.
@@ -123,6 +152,18 @@ mod tests {
         assert_eq!(run_on(cpu, allowed), BTreeSet::from([cpu]));
         assert_eq!(allowed(), before);
         assert_eq!(run_on(u16::MAX, allowed), before, "an impossible CPU is no reason not to work");
+    }
+
+    #[test]
+    fn a_thread_stays_on_the_cpu_that_it_is_moved_to_and_is_told_where_it_cannot_go() {
+        let there = std::thread::spawn(|| {
+            let Some(&cpu) = allowed().last() else { return };
+            assert_eq!(stay_on(cpu), Ok(()));
+            assert_eq!(allowed(), BTreeSet::from([cpu]));
+            assert_eq!(stay_on(u16::MAX).map_err(|error| error.cpu), Err(u16::MAX));
+            assert_eq!(allowed(), BTreeSet::from([cpu]), "a refusal changes nothing");
+        });
+        there.join().unwrap();
     }
 
     #[test]

@@ -170,6 +170,7 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 pub struct Eal {
     lcores: Vec<LcoreBinding>,
     pci: bool,
+    allowed: BTreeSet<u16>,
 }
 
 impl Eal {
@@ -188,12 +189,17 @@ impl Eal {
         log::take_over(config.log).map_err(|errno| EalError::Log { errno })?;
         let (status, detail) = log::during(|| start(arguments));
         status.map_err(|errno| EalError::Init { errno, detail })?;
-        Ok(Self { lcores: config.lcores, pci: !config.pci_allow.is_empty() })
+        Ok(Self { lcores: config.lcores, pci: !config.pci_allow.is_empty(), allowed })
     }
 
     /// The lcores, as configured; the control thread is not among them.
     pub fn lcores(&self) -> &[LcoreBinding] {
         &self.lcores
+    }
+
+    /// Whether a lcore may be moved to this CPU: one that the process could use when EAL started.
+    pub fn check_cpu(&self, lcore: u32, cpu: u16) -> Result<(), EalError> {
+        check_cpu(LcoreBinding { lcore, cpu }, &self.allowed)
     }
 
     /// The socket of a lcore's CPU.
@@ -218,17 +224,19 @@ fn check_cpus(config: &EalConfig, allowed: &BTreeSet<u16>) -> Result<(), EalErro
         }
     }
     let control = config.control_cpus.iter().map(|&cpu| LcoreBinding { lcore: 0, cpu });
-    for LcoreBinding { lcore, cpu } in control.chain(config.lcores.iter().copied()) {
-        if !allowed.contains(&cpu) {
-            let allowed = allowed.iter().copied().collect();
-            return Err(if cpu::exists(cpu) {
-                EalError::CpuNotAllowed { lcore, cpu, allowed }
-            } else {
-                EalError::NoSuchCpu { lcore, cpu, allowed }
-            });
-        }
+    control.chain(config.lcores.iter().copied()).try_for_each(|binding| check_cpu(binding, allowed))
+}
+
+fn check_cpu(LcoreBinding { lcore, cpu }: LcoreBinding, allowed: &BTreeSet<u16>) -> Result<(), EalError> {
+    if allowed.contains(&cpu) {
+        return Ok(());
     }
-    Ok(())
+    let allowed = allowed.iter().copied().collect();
+    Err(if cpu::exists(cpu) {
+        EalError::CpuNotAllowed { lcore, cpu, allowed }
+    } else {
+        EalError::NoSuchCpu { lcore, cpu, allowed }
+    })
 }
 
 fn check_hugepages(config: &EalConfig) -> Result<(), EalError> {

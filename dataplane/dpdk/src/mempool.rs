@@ -200,6 +200,12 @@ impl<M> Mempool<M> {
         self.raw.as_ptr()
     }
 
+    /// Gives the mbufs that the calling lcore keeps for itself back to all: for a lcore that is to rest.
+    pub fn empty_cache(&self) {
+        // SAFETY: the mempool is live; the function touches the shared store and the calling thread's own cache, if it has one.
+        unsafe { dpdk_sys::shim_mempool_empty_cache(self.as_ptr()) }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -151,3 +151,20 @@ fn all_lcores_share_one_clock() {
         }
     });
 }
+
+/// Breaks if an instance's tables may lie in what another one has left behind, on whichever socket that is.
+#[test]
+fn large_memory_is_fresh_each_time() {
+    own_process::run("large_memory_is_fresh_each_time", || {
+        dpdk::cpu::place_large_memory_anew();
+        const PAGE: usize = 4_096;
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+            statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages") * PAGE
+        };
+        let tables = || drop(std::hint::black_box(vec![1_u8; 16 << 20]));
+        let before = resident();
+        (0..3).for_each(|_| tables());
+        assert!(resident() < before + (4 << 20), "freed memory is kept");
+    });
+}

@@ -181,3 +181,24 @@ fn edits_at_both_ends_agree_with_a_vec_and_stay_in_the_buffer() {
         assert_eq!(pool.in_use(), 0);
     });
 }
+
+#[test]
+fn a_lcore_that_rests_keeps_no_mbufs_for_itself() {
+    own_process::run("a_lcore_that_rests_keeps_no_mbufs_for_itself", || {
+        let eal = own_process::eal(1);
+        let config = MempoolConfig { count: 255, cache: 100, ..MempoolConfig::default() };
+        let pool = Mempool::<()>::new(&eal, &config).expect("there is memory for a mempool");
+        // A plain thread has no cache: it gets what is in the store.
+        let in_store = |pool: &Mempool<()>| {
+            let pool = pool.clone();
+            let count = move || std::iter::from_fn(|| pool.alloc()).collect::<Vec<_>>().len();
+            std::thread::spawn(count).join().expect("no panic")
+        };
+        let user = pool.clone();
+        eal.launch(1, move || drop(user.alloc())).expect("at rest").join().expect("no panic");
+        assert!(in_store(&pool) < 255, "the lcore keeps some");
+        let user = pool.clone();
+        eal.launch(1, move || user.empty_cache()).expect("at rest").join().expect("no panic");
+        assert_eq!(in_store(&pool), 255);
+    });
+}

@@ -72,9 +72,19 @@ drop_reasons! {
     Oversized = "oversized", BadPacket;
     /// The VXLAN header lacks its I flag.
     BadVxlanHeader = "bad-vxlan-header", BadPacket;
+    /// A network service header whose version, length or metadata type is none that RFC 8300 allows.
+    BadNshHeader = "bad-nsh-header", BadPacket;
+    /// An operations packet of service function chaining (the O bit of RFC 8300), which is not supported.
+    NshOam = "nsh-oam", BadPacket;
+    /// A network service header with something other than IPv4 or IPv6 behind it.
+    UnknownNshProtocol = "unknown-nsh-protocol", BadPacket;
+    /// The network service header's TTL ran out: the packet went in circles between hosts.
+    NshTtlExpired = "nsh-ttl-expired", BadPacket;
+    /// A host sends a network service header where this one is configured for plain VXLAN, or the other way round.
+    EncapsulationMismatch = "encapsulation-mismatch", Fault;
     /// VXLAN from a VTEP that is not in the configuration.
     UnknownVtep = "unknown-vtep", BadPacket;
-    /// VXLAN with a VNI that no tenant here has.
+    /// VXLAN with a VNI that no tenant here has, as its primary one or for further paths.
     UnknownVni = "unknown-vni", BadPacket;
     /// No tag rule for the packet's vport, VNI and tag.
     UnknownTag = "unknown-tag", BadPacket;

@@ -70,7 +70,7 @@ impl fmt::Display for FiveTuple {
 pub struct FlowKey {
     /// The vport that the packet came from: an endpoint, or the NF instance that emitted it.
     pub vport: VportId,
-    /// The tenant's network.
+    /// The tenant's primary network, which is the vport's own, whichever network the path's tags belong to.
     pub vni: Vni,
     /// The flow, in this packet's direction.
     pub five_tuple: FiveTuple,

@@ -62,7 +62,7 @@ impl FragmentCache {
     /// Remembers a first fragment's flow, gives it to a later fragment, and leaves a whole packet alone.
     ///
     /// `scope` is where the packet comes from: the same addresses and identification at another vport, or of another
-    /// tenant, are another datagram.
+    /// tenant (its primary network), are another datagram.
     #[inline]
     pub fn resolve(&mut self, scope: (VportId, Vni), headers: &mut Headers, now_ns: u64) -> Result<(), DropReason> {
         match headers.fragment {

@@ -22,7 +22,7 @@ pub enum Verdict {
 pub struct Arrival {
     /// Which way the packet travels along its chain.
     pub direction: Direction,
-    /// The tenant's network.
+    /// The tenant's primary network, the same for all its flows, whichever network their paths' tags belong to.
     pub vni: Vni,
     /// Monotonic time in nanoseconds, read once per burst.
     pub now_ns: u64,

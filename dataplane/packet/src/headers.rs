@@ -394,6 +394,50 @@ fn ipv6_fragment(header: &[u8; 8], payload_len: usize) -> Result<Option<Fragment
     classify_fragment(start, more, payload_len, identification, header[0]).map(Some)
 }
 
+/// The flow that a frame is of now, if it is another than `found`, which was parsed from it before somebody worked on it. A frame
+/// that can't be parsed any more has none.
+///
+/// A frame whose addresses, protocol and ports stand is told without parsing it once more.
+#[inline]
+pub fn rewritten(frame: &[u8], found: &Headers) -> Option<FiveTuple> {
+    if identity_stands(frame, found) {
+        return None;
+    }
+    let mut now = parse_trusted(frame).ok()?.five_tuple;
+    if matches!(found.fragment, Fragment::Later(_)) {
+        let FiveTuple { source_port, destination_port, protocol, .. } = found.five_tuple;
+        now = FiveTuple { source_port, destination_port, protocol, ..now }; // they are the first fragment's
+    }
+    (now != found.five_tuple).then_some(now)
+}
+
+/// True if TCP's or UDP's five-tuple is still where it was found; false if it is not, or if that takes more to tell.
+#[inline]
+fn identity_stands(frame: &[u8], found: &Headers) -> bool {
+    let FiveTuple { source, destination, source_port, destination_port, protocol } = found.five_tuple;
+    if !matches!(protocol, protocol::TCP | protocol::UDP)
+        || found.quoted_l3.is_some()
+        || matches!(found.fragment, Fragment::Later(_))
+    {
+        return false;
+    }
+    let ip = frame.get(usize::from(found.l3)..).unwrap_or(&[]);
+    let header_stands = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => ip.first_chunk::<20>().is_some_and(|header| {
+            u16::from(header[0] & 0x0f) * 4 == found.l4.wrapping_sub(found.l3)
+                && header[9] == protocol
+                && header[12..16] == source.octets()
+                && header[16..20] == destination.octets()
+        }),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => ip.first_chunk::<40>().is_some_and(|header| {
+            header[6] == protocol && header[8..24] == source.octets() && header[24..40] == destination.octets()
+        }),
+        _ => false,
+    };
+    let ports = frame.get(usize::from(found.l4)..).and_then(|transport| transport.first_chunk::<4>());
+    header_stands && ports.is_some_and(|ports| be16(ports, 0) == source_port && be16(ports, 2) == destination_port)
+}
+
 /// What the transport header says.
 #[derive(Clone, Copy, Default)]
 struct Transport {

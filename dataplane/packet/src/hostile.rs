@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::fragments::FragmentCache;
 use crate::headers::{self, Fragment, Headers};
-use crate::{Ecn, FiveTuple, MacAddr, Vni, VportId, checksum, ethernet, icmp, neighbor, samples, vxlan};
+use crate::{Ecn, FiveTuple, MacAddr, Tag, Vni, VportId, checksum, ethernet, icmp, neighbor, nsh, samples, vxlan};
 
 const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -39,6 +39,8 @@ fn read_all(frame: &[u8]) {
     let _ = neighbor::is_link_local(frame);
     let _ = vxlan::parse(frame);
     let _ = vxlan::parse_outer(frame, vxlan::UDP_PORT);
+    let _ = nsh::ServiceHeader::parse(frame);
+    let _ = nsh::is_next(frame);
     let _ = checksum::of(frame);
 }
 
@@ -54,6 +56,7 @@ fn write_all(frame: &mut [u8], headers: &mut Headers) {
         headers::rewrite_source(frame, headers, address);
         headers::rewrite_destination(frame, headers, address);
     }
+    let _ = headers::rewritten(frame, headers);
     let _ = (headers.ip_len(), headers.payload_offset(frame), headers.transport());
     let _ = (vxlan::entropy_port(&headers.five_tuple), vxlan::entropy_port_of(headers));
     let mut buf = [0; icmp::MAX_LEN];
@@ -65,6 +68,8 @@ fn write_all(frame: &mut [u8], headers: &mut Headers) {
     let scope = (VportId(1), Vni::default());
     let _ = cache.resolve(scope, headers, u64::MAX);
     let _ = cache.resolve(scope, headers, 0);
+    let _ = nsh::push(frame, Tag::new(1).unwrap(), nsh::Service::START);
+    let _ = nsh::pop(frame);
     ethernet::set_addresses(frame, US, US);
     ethernet::strip_tag(frame);
     ethernet::write_tag(frame, 4095);

@@ -3,8 +3,8 @@
 //! Everything here is plain data over byte slices: no DPDK, no I/O, no clock, no `unsafe`. The forwarder, the network
 //! functions and the controller all depend on this crate and it depends on none of them.
 //!
-//! A frame inside a host is always an untagged Ethernet II frame: 14 bytes, then IPv4, IPv6 or ARP. 802.1Q and VXLAN are
-//! taken off at the door ([`ethernet`], [`vxlan`]) and put back on the way out.
+//! A frame inside a host is always an untagged Ethernet II frame: 14 bytes, then IPv4, IPv6 or ARP. 802.1Q, VXLAN and service
+//! headers are taken off at the door ([`ethernet`], [`vxlan`], [`nsh`]) and put back on the way out.
 //!
 //! Byte order: multi-byte fields in types are host order; only the header modules touch network order.
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod icmp;
 pub mod ip;
 mod names;
 pub mod neighbor;
+pub mod nsh;
 #[cfg(test)]
 mod samples;
 pub mod vxlan;

@@ -20,7 +20,8 @@ pub enum NameError {
 
 /// The value in the six DSCP bits that names an instance path and a direction: 1..=63.
 ///
-/// Zero is the default DSCP of the world outside and never names a path.
+/// Zero is the default DSCP of the world outside and never names a path. Between hosts that use service headers, the tag is in the
+/// path identifier of those ([`crate::nsh`]) and the DSCP bits are the sender's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Tag(u8);
@@ -59,7 +60,7 @@ impl fmt::Display for Tag {
     }
 }
 
-/// A VXLAN network identifier: 24 bits; a tenant owns one or more.
+/// A VXLAN network identifier: 24 bits; a tenant owns one or more, of which the first is its primary one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Vni(u32);

@@ -70,9 +70,9 @@ pub struct Outer {
     pub source_port: u16,
     /// Destination port, [`UDP_PORT`] by default.
     pub udp_port: u16,
-    /// The tenant's network.
+    /// The network of the packet's path, one of its tenant's.
     pub vni: Vni,
-    /// Outer DSCP: carries the sender's own, while the inner one carries the tag.
+    /// Outer DSCP: carries the sender's own, while the inner one carries the tag, unless a service header ([`crate::nsh`]) does.
     pub dscp: u8,
     /// Outer ECN, see [`ecn_at_encap`].
     pub ecn: Ecn,
@@ -145,7 +145,7 @@ pub struct Decap {
     pub source: IpAddr,
     /// The VTEP that it was sent to.
     pub destination: IpAddr,
-    /// The tenant's network.
+    /// The network of the packet's path, one of its tenant's.
     pub vni: Vni,
     /// Outer DSCP.
     pub dscp: u8,

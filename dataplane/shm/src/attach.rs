@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A frame is a little-endian u32, the number of bytes that follow, and JSON of that length: 4 MiB at most for the Hello,
-//! 4 KiB for a [`Control`](crate::hello::Control). The descriptors travel with the Hello's first byte.
+//! 3 MiB for a [`Control`](crate::hello::Control). The descriptors travel with the Hello's first byte.
 //!
 //! Both sides ask the kernel who the other is: the same user or root, nobody else. One controller at a time; a second is told
 //! so. A controller whose end of the stream is closed no longer counts, so a restarted one need not wait.

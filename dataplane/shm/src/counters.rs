@@ -37,7 +37,7 @@ pub const NF_COUNTERS: usize = 256;
 
 /// "towcount".
 const MAGIC: u64 = u64::from_le_bytes(*b"towcount");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const HEADER_WORDS: usize = 6;
 const BLOCK_WORDS: usize = size_of::<LcoreCounters>() / WORD_BYTES;
 const BLOCK_BYTES: usize = size_of::<LcoreCounters>().next_multiple_of(LINE_BYTES);
@@ -199,6 +199,13 @@ pub struct LcoreCounters {
     pub flows_learned: Counter,
     /// Exact rules that timed out or closed.
     pub flows_expired: Counter,
+
+    /// Packets that came out of this lcore's NF with another flow identity though it is not declared a mangler.
+    pub rewritten: Counter,
+    /// Packets at a subchain's end whose path was compared with that of the rule which the flow's answers meet.
+    pub audited_packets: Counter,
+    /// Times that a live flow was found on another path than its own: packets at a subchain's end, rules at its head.
+    pub affinity_violations: Counter,
 
     /// Batches of updates in force.
     pub update_batches: Counter,

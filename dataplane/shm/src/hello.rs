@@ -21,7 +21,7 @@ pub struct Hello {
     pub started_unix_ns: u64,
     /// Realtime minus the monotonic clock that events use, ns.
     pub clock_offset_ns: i64,
-    /// What it was started with.
+    /// The document in force: what it was started with, or what has taken its place since.
     pub launch: Launch,
     /// Its lcores, in the order of the link's and the counters' blocks.
     pub lcores: Vec<LcoreReport>,
@@ -97,7 +97,9 @@ pub enum Control {
         /// The whole document.
         launch: Box<Launch>,
     },
-    /// Dataplane → controller: the document is in force.
+    /// Dataplane → controller: the document is in force. Every lcore goes by it, new instances poll, and those that it lacks have
+    /// ended; what they said before is in the event rings. Only now may updates for a new instance be written: what is in the update
+    /// ring of its lcore when the document comes is thrown away.
     Reconfigured {
         /// The lcores as they are now.
         lcores: Vec<LcoreReport>,

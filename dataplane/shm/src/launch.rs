@@ -1,4 +1,9 @@
-//! What a dataplane is started with: one JSON document, written by the controller (or by hand), never changed while it runs.
+//! What a dataplane is: one JSON document, written by the controller (or by hand).
+//!
+//! It is started with one. Another one may take its place while it runs ([`crate::hello::Control::Reconfigure`]): instances start on
+//! spare lcores and end, an instance may begin or cease to mangle, endpoints may come and go on the ports that are there, what they
+//! answer for may change, and so may the tunnel's peers and vnis. All else stays: a lcore and a vport belong to one instance for as
+//! long as it lives.
 
 use std::net::IpAddr;
 
@@ -48,7 +53,8 @@ pub struct EalLaunch {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LcoreLaunch {
-    /// The CPU that it is pinned to, as the kernel numbers it.
+    /// The CPU that it is pinned to, as the kernel numbers it. A spare lcore only waits there; the next instance on it brings a
+    /// CPU of its own.
     pub cpu: u16,
     /// What runs on it.
     pub role: RoleLaunch,
@@ -62,7 +68,8 @@ pub enum RoleLaunch {
     Io,
     /// Runs one NF instance.
     Nf(NfLaunch),
-    /// Runs nothing yet; an NF instance may be started on it later, on any CPU.
+    /// Runs nothing; an NF instance may be started on it, on any CPU. Its thread sleeps and it has no tables, only its place in what
+    /// is numbered by lcore: a ring from the others and a block of counters.
     Spare,
 }
 

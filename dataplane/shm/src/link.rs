@@ -12,7 +12,8 @@
 //!              lcore 1:  …
 //! ```
 //!
-//! Each ring starts on a page. The header is native-endian and read once; the size of the region must be what the header
+//! Each ring starts on a page. Those of a spare lcore take no memory, but for a page each once the controller has looked, until
+//! [`LinkMemory::make_room`]. The header is native-endian and read once; the size of the region must be what the header
 //! says, and what this version would make it.
 //!
 //! Errors: [`LinkError`].
@@ -58,9 +59,9 @@ pub enum LinkError {
     /// Its memory.
     #[error(transparent)]
     Region(#[from] RegionError),
-    /// Its eventfd.
-    #[error("cannot set up the doorbell's eventfd: {0}; check `ulimit -n`")]
-    Doorbell(Errno),
+    /// Its eventfd, or another descriptor.
+    #[error("cannot set up the link's descriptors: {0}; check `ulimit -n`")]
+    Descriptor(Errno),
     /// No lcore, or too many.
     #[error("a link for {0} lcores is not possible: 1 to {MAX_LCORES} are")]
     Lcores(u64),
@@ -135,19 +136,47 @@ impl ControllerLink {
     }
 }
 
-/// A fresh link: what to send to the controller, and what each lcore gets.
+/// The dataplane's hold on a link's memory, for lcores that get something to do later.
+#[derive(Debug)]
+pub struct LinkMemory {
+    region: Arc<Region>,
+    memory: OwnedFd,
+}
+
+impl LinkMemory {
+    /// Takes the memory of a lcore's rings, if that was not done before.
+    pub fn make_room(&self, lcore: usize) -> Result<(), LinkError> {
+        let [start, ..] = ring_offsets(lcore);
+        Ok(self.region.populate(&self.memory, start, LCORE_BYTES)?)
+    }
+}
+
+/// A fresh link for lcores that all have something to do: what to send to the controller, and what each lcore gets.
 pub fn create(lcores: usize) -> Result<(LinkFds, Vec<LcoreLink>), LinkError> {
+    link_bytes(lcores as u64)?;
+    let (fds, links, _memory) = create_for(&vec![true; lcores])?;
+    Ok((fds, links))
+}
+
+/// A fresh link for these lcores, with memory for the rings of those that are busy. The others' take none until
+/// [`LinkMemory::make_room`].
+pub fn create_for(busy: &[bool]) -> Result<(LinkFds, Vec<LcoreLink>, LinkMemory), LinkError> {
+    let lcores = busy.len();
     let bytes = link_bytes(lcores as u64)?;
-    let (region, memory) = Region::create("towpath-link", bytes)?;
+    let (region, memory) = Region::create_sparse("towpath-link", bytes)?;
     let region = Arc::new(region);
     Region::seal(&memory)?;
+    region.populate(&memory, 0, PAGE_BYTES)?;
+    let ours = memory.try_clone().map_err(|error| LinkError::Descriptor(errno(&error)))?;
+    let link_memory = LinkMemory { region: Arc::clone(&region), memory: ours };
+    busy.iter().enumerate().filter(|(_, busy)| **busy).try_for_each(|(lcore, _)| link_memory.make_room(lcore))?;
     let header = region.words(0, HEADER_WORDS)?;
     for (word, value) in header.iter().zip([MAGIC, VERSION, lcores as u64, bytes as u64]) {
         word.store(value, Ordering::Relaxed);
     }
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-    let doorbell = rustix::event::eventfd(0, flags).map_err(LinkError::Doorbell)?;
-    let ours = Arc::new(doorbell.try_clone().map_err(|error| LinkError::Doorbell(errno(&error)))?);
+    let doorbell = rustix::event::eventfd(0, flags).map_err(LinkError::Descriptor)?;
+    let ours = Arc::new(doorbell.try_clone().map_err(|error| LinkError::Descriptor(errno(&error)))?);
     let bell = Doorbell::new(region.words(LINE_BYTES, 1)?, ours);
     let mut links = Vec::with_capacity(lcores);
     for lcore in 0..lcores {
@@ -159,7 +188,7 @@ pub fn create(lcores: usize) -> Result<(LinkFds, Vec<LcoreLink>), LinkError> {
             doorbell: bell.clone(),
         });
     }
-    Ok((LinkFds { memory, doorbell }, links))
+    Ok((LinkFds { memory, doorbell }, links, link_memory))
 }
 
 /// The controller's ends of a link that a dataplane made, one per lcore, and the bell that all of them ring.
@@ -167,8 +196,8 @@ pub fn open(fds: LinkFds) -> Result<(Vec<ControllerLink>, DoorbellWaiter), LinkE
     let region = Arc::new(Region::map(&fds.memory, Access::ReadWrite)?);
     let lcores = check_header(&region)?;
     // A blocking eventfd would stop the controller's event loop.
-    let flags = rustix::fs::fcntl_getfl(&fds.doorbell).map_err(LinkError::Doorbell)?;
-    rustix::fs::fcntl_setfl(&fds.doorbell, flags | OFlags::NONBLOCK).map_err(LinkError::Doorbell)?;
+    let flags = rustix::fs::fcntl_getfl(&fds.doorbell).map_err(LinkError::Descriptor)?;
+    rustix::fs::fcntl_setfl(&fds.doorbell, flags | OFlags::NONBLOCK).map_err(LinkError::Descriptor)?;
     let waiter = DoorbellWaiter::new(region.words(LINE_BYTES, 1)?, fds.doorbell);
     let mut links = Vec::with_capacity(lcores);
     for lcore in 0..lcores {

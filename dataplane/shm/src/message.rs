@@ -16,7 +16,8 @@
 //!  0x07  ReadBack      number 4                  0x86  TagInstalled  key 9, action 56
 //!  0x08  StartCapture  vport 2, snap 2           0x87  ReadBackDone  number 4
 //!  0x09  StopCapture   vport 2                   0x88  NfFailed      vport 2
-//!                                             0x89  FlowRewritten key 45, key 45
+//!                                               0x89  FlowRewritten      key 45, key 45
+//!                                               0x8a  AffinityViolation  key 45, expected 4, found 4
 //! ```
 //!
 //! Kind 0 is a slot that was never written. The two ranges are apart, so that an event in an update ring is refused.
@@ -34,8 +35,8 @@ use crate::rules::{Epoch, Event, ExactRule, Refusal, TagRule, Update};
 use packet::{FlowKey, PathId, VportId};
 
 use wire::{
-    EpochBody, ExactBody, ExactEventBody, ExpiredBody, KeyBody, MissBody, NumberBody, RefusedBody, RewrittenBody,
-    SnapBody, TagBody, TagKeyBody, VportBody,
+    AffinityBody, EpochBody, ExactBody, ExactEventBody, ExpiredBody, KeyBody, MissBody, NumberBody, RefusedBody,
+    RewrittenBody, SnapBody, TagBody, TagKeyBody, VportBody,
 };
 
 /// Words of a slot.
@@ -168,6 +169,7 @@ mod kind {
     pub const READ_BACK_DONE: u8 = 0x87;
     pub const NF_FAILED: u8 = 0x88;
     pub const FLOW_REWRITTEN: u8 = 0x89;
+    pub const AFFINITY_VIOLATION: u8 = 0x8a;
 }
 
 impl Message for Update {
@@ -239,6 +241,10 @@ impl Message for Event {
                 let after = FlowKey { five_tuple: *became, ..*key };
                 slot.put(kind::FLOW_REWRITTEN, RewrittenBody { before: key.into(), after: (&after).into() });
             }
+            Self::AffinityViolation { key, expected, found } => {
+                let (expected, found) = (expected.0.into(), found.0.into());
+                slot.put(kind::AFFINITY_VIOLATION, AffinityBody { key: key.into(), expected, found });
+            }
         }
     }
 
@@ -276,6 +282,11 @@ impl Message for Event {
                 let body: RewrittenBody = slot.body();
                 let after = FlowKey::try_from(body.after)?;
                 Self::FlowRewritten { key: body.before.try_into()?, became: after.five_tuple }
+            }
+            kind::AFFINITY_VIOLATION => {
+                let body: AffinityBody = slot.body();
+                let (expected, found) = (PathId(body.expected.get()), PathId(body.found.get()));
+                Self::AffinityViolation { key: body.key.try_into()?, expected, found }
             }
             unknown => return Err(DecodeError::UnknownKind(unknown)),
         })

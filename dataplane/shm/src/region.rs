@@ -3,7 +3,7 @@
 //! Off the packet's path; rings and counters live in it.
 //!
 //! A region's size is fixed before anybody else sees it (`F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL`), its pages are
-//! allocated at creation, and [`Region::map`] refuses a file that lacks the seals or is not a plain memfd. So a peer can't
+//! allocated at creation (of a sparse one, when [`Region::populate`] is asked for them), and [`Region::map`] refuses a file that lacks the seals or is not a plain memfd. So a peer can't
 //! make an access fault by cutting the file under us. [`Region::freeze`] adds `F_SEAL_FUTURE_WRITE`: the mapping that exists
 //! stays writable, and the descriptor gives nobody another one.
 //!
@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Bytes of a word; everything in a region is made of these.
 pub const WORD_BYTES: usize = 8;
@@ -103,6 +103,14 @@ impl Region {
     ///
     /// `name` shows in /proc/PID/maps.
     pub fn create(name: &str, bytes: usize) -> Result<(Self, OwnedFd), RegionError> {
+        let (region, fd) = Self::create_sparse(name, bytes)?;
+        region.populate(&fd, 0, bytes)?;
+        Ok((region, fd))
+    }
+
+    /// As [`Region::create`], but without pages: each part takes memory once it is touched, and should be populated before it
+    /// is used.
+    pub fn create_sparse(name: &str, bytes: usize) -> Result<(Self, OwnedFd), RegionError> {
         check_size(bytes as u64)?;
         let failed = |step| move |source| RegionError::Kernel { step, bytes, source };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -113,11 +121,25 @@ impl Region {
         }
         .map_err(failed("create"))?;
         rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(failed("close to other users"))?;
-        // Not ftruncate: the pages must be there, or an access could fail later.
-        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes as u64).map_err(failed("allocate"))?;
+        rustix::fs::ftruncate(&fd, bytes as u64).map_err(failed("size"))?;
         rustix::fs::fcntl_add_seals(&fd, FIXED_SIZE.difference(SealFlags::SEAL)).map_err(failed("seal"))?;
         let region = Self::map_checked(&fd, bytes, Access::ReadWrite)?;
         Ok((region, fd))
+    }
+
+    /// Takes the memory of a part now, so that no access to it fails or waits later. `fd` is the region's own.
+    pub fn populate(&self, fd: impl AsFd, offset: usize, bytes: usize) -> Result<(), RegionError> {
+        let failed = |source| RegionError::Kernel { step: "allocate", bytes, source };
+        if !offset.is_multiple_of(PAGE_BYTES) || offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return Err(RegionError::OutOfBounds { offset, words: bytes / WORD_BYTES, bytes: self.bytes });
+        }
+        // A size that is sealed stays: the part is inside.
+        rustix::fs::fallocate(fd, FallocateFlags::empty(), offset as u64, bytes as u64).map_err(failed)?;
+        // SAFETY: pointer arithmetic within the mapping: the part was just checked to be inside.
+        let start = unsafe { self.start.as_ptr().byte_add(offset) };
+        // SAFETY: the part is inside our own mapping; the advice enters its pages into the page table and changes no contents.
+        let _ = unsafe { rustix::mm::madvise(start.cast(), bytes, Advice::LinuxPopulateWrite) }; // kernels before 5.14: at first touch
+        Ok(())
     }
 
     /// Ends the sealing: no further seal can be added, such as one that would take our own writing away.
@@ -155,9 +177,11 @@ impl Region {
             Access::ReadOnly => ProtFlags::READ,
             Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
         };
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // What is only read is populated at once; what is written too may be sparse, and stays so.
+        let populate = if access == Access::ReadOnly { MapFlags::POPULATE } else { MapFlags::empty() };
+        let flags = MapFlags::SHARED | populate;
         // SAFETY: mmap is the only way to share memory. The address is left to the kernel, so no memory that Rust knows of
-        // is replaced; the caller checked that the file is `bytes` long and sealed so, so every page of it is backed.
+        // is replaced; the caller checked that the file is `bytes` long and sealed so, so no page of it is beyond its end.
         let address = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
         let start = NonNull::new(address.map_err(failed)?.cast()).ok_or(failed(Errno::NOMEM))?;
         Ok(Self { start, bytes, access })

@@ -24,8 +24,8 @@ pub enum Next {
 
 /// What the element at a subchain's end keeps about the flow's other direction.
 ///
-/// The packet that is delivered to `Next::Vport(v)` concerns the exact rule of `(v, vni, reversed five-tuple)`, which is the
-/// rule that the flow's answers will meet when they come back out of `v`.
+/// The packet that is delivered to `Next::Vport(v)` concerns the exact rule of `(v, vni, reversed five-tuple)`, with the vport's own
+/// network and not the path's. It is the rule that the flow's answers will meet when they come back out of `v`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
@@ -38,8 +38,8 @@ pub enum Delivery {
 }
 
 /// The exact rule that a forward end makes for the flow's answers; no direction, learned rules always run in reverse, and
-/// they always end with [`Delivery::Refresh`] if their first hop is already the reverse end (`ends_here`). Its network is the one
-/// that the packet came by.
+/// they always end with [`Delivery::Refresh`] if their first hop is already the reverse end (`ends_here`). The network of its
+/// tags is the one that the packet came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReverseHead {
     /// The tag to set on the answers.
@@ -205,12 +205,21 @@ pub enum Event {
     ReadBackDone(u32),
     /// The NF instance on this lcore panicked; it forwards nothing any more.
     NfFailed(VportId),
-    /// An NF instance that is not declared a mangler has rewritten a flow's identity; said once per instance and second at most.
+    /// An NF instance that is not declared a mangler has rewritten a flow's identity; said once per lcore and second at most.
     FlowRewritten {
         /// The flow as it went in, at the instance's vport.
         key: FlowKey,
         /// As it came out.
         became: FiveTuple,
+    },
+    /// A live flow was found on another path than its own; said once per lcore and second at most, and counted always.
+    AffinityViolation {
+        /// The flow of the rule that was compared: the answers' at a subchain's end, the flow itself at its head.
+        key: FlowKey,
+        /// The path that the rule has.
+        expected: PathId,
+        /// The path that the packet came by, or that a new rule says.
+        found: PathId,
     },
 }
 

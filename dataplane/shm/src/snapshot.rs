@@ -51,6 +51,12 @@ pub struct LcoreSnapshot {
     pub flows_learned: u64,
     /// Exact rules that timed out or closed.
     pub flows_expired: u64,
+    /// Packets that an NF which is not declared a mangler rewrote.
+    pub rewritten: u64,
+    /// Packets whose path was compared with their flow's.
+    pub audited_packets: u64,
+    /// Times that a live flow was found on another path than its own.
+    pub affinity_violations: u64,
     /// Batches of updates in force.
     pub update_batches: u64,
     /// Batches refused.
@@ -174,6 +180,9 @@ impl LcoreSnapshot {
             flow_misses: counters.flow_misses.get(),
             flows_learned: counters.flows_learned.get(),
             flows_expired: counters.flows_expired.get(),
+            rewritten: counters.rewritten.get(),
+            audited_packets: counters.audited_packets.get(),
+            affinity_violations: counters.affinity_violations.get(),
             update_batches: counters.update_batches.get(),
             refused_batches: counters.refused_batches.get(),
             malformed_updates: counters.malformed_updates.get(),

@@ -5,10 +5,15 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod peer;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use dataplane::assembly::{Assembly, OpenDevices, eal_config};
-use dataplane::meta::Meta;
+use dataplane::change::ReconfigureError;
+use dataplane::lcore::{self, Poll};
+use dataplane::meta::{Mempool, Meta};
+use dataplane::roster::{MadeFunction, NotStarted, Started};
 use dpdk::{Eal, RingPortConfig, RingPortEnds, SocketId};
 use packet::neighbor::{self, NeighborMessage};
 use packet::{Direction, DropReason, FlowKey, MacAddr, PathId, Tag, Vni, VportId};
@@ -16,6 +21,7 @@ use shm::counters::CountersReader;
 use shm::launch::*;
 use shm::link::{self, ControllerLink};
 use shm::rules::*;
+use shm::snapshot::LcoreSnapshot;
 
 pub const CLIENTS: VportId = VportId(1);
 pub const SERVERS: VportId = VportId(2);
@@ -36,9 +42,12 @@ pub struct Rig {
     pub server: RingPortEnds<Meta>,
     pub links: Vec<ControllerLink>,
     pub now_ns: u64,
+    mempool: Mempool,
+    /// Allocations that lcores made while they moved to another topology.
+    pub moving_allocations: u64,
     macs: Vec<MacAddr>,
     epoch: u64,
-    _eal: Eal,
+    eal: Eal,
 }
 
 pub fn vni() -> Vni {
@@ -53,7 +62,7 @@ pub fn server() -> SocketAddr {
     SocketAddr::new([10, 2, 0, 2].into(), 80)
 }
 
-fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
+pub fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
     EndpointLaunch {
         vport,
         name: format!("acme/{name}"),
@@ -66,7 +75,7 @@ fn endpoint(vport: VportId, name: &str, port: &str, net: u8) -> EndpointLaunch {
     }
 }
 
-fn instance(vport: VportId, function: &str, config: serde_json::Value, mangles: bool) -> LcoreLaunch {
+pub fn instance(vport: VportId, function: &str, config: serde_json::Value, mangles: bool) -> LcoreLaunch {
     let nf = NfLaunch {
         vport,
         vni: vni(),
@@ -107,8 +116,54 @@ fn mac(text: &str) -> MacAddr {
     MacAddr(bytes.try_into().unwrap())
 }
 
-fn tag(value: u8) -> Tag {
+pub fn tag(value: u8) -> Tag {
     Tag::new(value).unwrap()
+}
+
+/// A tag rule: out of `prior`, which at the tunnel is told apart by `segment`.
+pub fn hop(
+    (vni, value): (Vni, u8),
+    (prior, segment): (VportId, VportId),
+    next: impl Into<Hop>,
+    (direction, delivery): (Direction, Delivery),
+    path: u32,
+) -> Update {
+    let key = TagKey { prior, segment, vni, tag: tag(value) };
+    let action = TagAction { direction, next: next.into().0, delivery, path: PathId(path), counter: 0 };
+    Update::InsertTag(TagRule { key, action })
+}
+
+/// A head's rule, forward.
+pub fn head(key: FlowKey, (vni, value): (Vni, u8), next: impl Into<Hop>, delivery: Delivery, path: u32) -> Update {
+    let (direction, next) = (Direction::Forward, next.into().0);
+    let action = ExactAction { vni, tag: tag(value), direction, next, delivery, path: PathId(path), path_mtu: 1_500 };
+    Update::InsertExact(ExactRule { key, action })
+}
+
+/// What a forward end keeps.
+pub fn learn(value: u8, next: impl Into<Hop>, ends_here: bool, path: u32) -> Delivery {
+    Delivery::Learn(ReverseHead {
+        tag: tag(value),
+        next: next.into().0,
+        ends_here,
+        path: PathId(path),
+        path_mtu: 1_500,
+    })
+}
+
+/// Where to: a vport here, or one at another host.
+pub struct Hop(Next);
+
+impl From<VportId> for Hop {
+    fn from(vport: VportId) -> Self {
+        Self(Next::Vport(vport))
+    }
+}
+
+impl From<(IpAddr, VportId)> for Hop {
+    fn from((vtep, next): (IpAddr, VportId)) -> Self {
+        Self(Next::Tunnel { vtep, next })
+    }
 }
 
 impl Rig {
@@ -135,22 +190,36 @@ impl Rig {
             ends.push(end);
         }
         let assembly = Assembly::build(&eal, &launch, devices).unwrap();
-        let macs = assembly.hello.ports.iter().map(|port| mac(&port.mac)).collect();
+        let macs = assembly.roster.hello.ports.iter().map(|port| mac(&port.mac)).collect();
         let server = ends.pop().unwrap();
         let client = ends.pop().unwrap();
-        let mut rig = Self { assembly, client, server, links: Vec::new(), now_ns: 0, macs, epoch: 0, _eal: eal };
+        let mempool = assembly.roster.mempools().next().unwrap().clone();
+        let mut rig = Self {
+            assembly,
+            client,
+            server,
+            links: Vec::new(),
+            now_ns: 0,
+            mempool,
+            moving_allocations: 0,
+            macs,
+            epoch: 0,
+            eal,
+        };
         rig.attach();
         rig
     }
 
     /// A controller attaches; the one before it, if any, is gone.
     pub fn attach(&mut self) {
-        let (fds, lcores) = link::create(self.assembly.mailboxes.len()).unwrap();
-        for (mailbox, link) in self.assembly.mailboxes.iter().zip(lcores) {
-            mailbox.force_push(link);
-        }
+        let (fds, lcores, memory) = self.assembly.roster.link().unwrap();
+        self.assembly.roster.attach(lcores, memory);
         self.links = link::open(fds).unwrap().0;
         self.poll();
+    }
+
+    fn running(&mut self) -> impl Iterator<Item = &mut Box<dyn Poll>> {
+        self.assembly.lcores.iter_mut().flatten()
     }
 
     /// Polls every lcore until a round finds nothing to do.
@@ -158,12 +227,73 @@ impl Rig {
         for _ in 0..1_000 {
             self.now_ns += 1_000;
             let now_ns = self.now_ns;
-            let worked = self.assembly.lcores.iter_mut().fold(false, |any, lcore| lcore.poll_once(now_ns) | any);
+            let worked = self.running().fold(false, |any, lcore| lcore.poll_once(now_ns) | any);
             if !worked {
                 return;
             }
         }
         panic!("the lcores never come to rest");
+    }
+
+    /// Becomes what this document says, as the threads of a launched dataplane would; each staying lcore
+    /// is polled once, those that end when all others have moved.
+    pub fn reconfigure(&mut self, wanted: Launch) -> Result<(), ReconfigureError> {
+        self.reconfigure_by(wanted, |nf| nf::create(&nf.function, &nf.config, &nf.instance))
+    }
+
+    /// The same with another maker of functions.
+    pub fn reconfigure_by(
+        &mut self,
+        wanted: Launch,
+        make: impl Fn(&NfLaunch) -> MadeFunction,
+    ) -> Result<(), ReconfigureError> {
+        let Assembly { roster, lcores } = &mut self.assembly;
+        let mut prepared = roster.prepare(&self.eal, wanted)?;
+        let (mut started, mut refused) = (Vec::new(), None);
+        for start in prepared.starts.drain(..) {
+            match start.build_by(&make) {
+                Ok(made) => started.push(made),
+                Err(NotStarted { lcore, slot, reason }) => {
+                    roster.keep(lcore, slot);
+                    refused = refused.or(Some(*reason));
+                }
+            }
+        }
+        if let Some(refused) = refused {
+            started.into_iter().for_each(|Started { lcore, poll, .. }| roster.vacate(lcore, poll));
+            return Err(refused);
+        }
+        let ends = prepared.ends.clone();
+        let staying = roster.switch(prepared, &started);
+        for Started { lcore, poll, .. } in started {
+            lcores[lcore] = Some(poll);
+        }
+        for lcore in staying {
+            assert!(!self.assembly.roster.has_moved(lcore));
+            self.moving_allocations += allocation_counter::measure(|| self.poll_only(lcore)).count_total;
+            assert!(self.assembly.roster.has_moved(lcore), "one poll is all that it takes");
+        }
+        let ended: Vec<_> = ends.into_iter().map(|end| (end, self.assembly.lcores[end].take().unwrap())).collect();
+        let stopped = ended.into_iter().map(|(end, mut poll)| {
+            lcore::finish(poll.as_mut(), || self.now_ns);
+            poll.let_go();
+            (end, poll)
+        });
+        let stopped: Vec<_> = stopped.collect();
+        stopped.into_iter().for_each(|(end, poll)| self.assembly.roster.vacate(end, poll));
+        self.assembly.roster.settle();
+        Ok(())
+    }
+
+    /// The document in force, to be changed.
+    pub fn document(&self) -> Launch {
+        self.assembly.roster.hello.launch.clone()
+    }
+
+    /// Polls one lcore once.
+    pub fn poll_only(&mut self, lcore: usize) {
+        self.now_ns += 1_000;
+        self.assembly.lcores[lcore].as_mut().unwrap().poll_once(self.now_ns);
     }
 
     /// Lets time pass.
@@ -195,7 +325,7 @@ impl Rig {
     /// Puts a frame on a link as it is.
     pub fn feed_raw(&self, ends: &RingPortEnds<Meta>, frame: &[u8]) {
         let mut burst = dpdk::Burst::new();
-        assert!(burst.push(self.assembly.mempools[0].alloc_from(frame).unwrap()).is_ok());
+        assert!(burst.push(self.mempool.alloc_from(frame).unwrap()).is_ok());
         assert_eq!(ends.feed[0].enqueue_burst(&mut burst), 1);
     }
 
@@ -309,14 +439,34 @@ impl Rig {
     }
 
     pub fn drops(&self, reason: DropReason) -> u64 {
-        let reader = CountersReader::open(&self.assembly.counters).unwrap();
+        let reader = CountersReader::open(&self.assembly.roster.counters).unwrap();
         reader.snapshots().iter().map(|lcore| lcore.dropped(reason)).sum()
+    }
+
+    pub fn snapshot(&self, lcore: usize) -> LcoreSnapshot {
+        CountersReader::open(&self.assembly.roster.counters).unwrap().snapshot(lcore).unwrap()
+    }
+
+    /// A count over all lcores.
+    pub fn total(&self, count: impl Fn(&LcoreSnapshot) -> u64) -> u64 {
+        CountersReader::open(&self.assembly.roster.counters).unwrap().snapshots().iter().map(count).sum()
+    }
+
+    /// Packets that went into a vport so far.
+    pub fn into_vport(&self, vport: VportId) -> u64 {
+        self.total(|lcore| lcore.vports.get(&vport.0).map_or(0, |counts| counts.in_packets))
+    }
+
+    /// The flows that a lcore asks for.
+    pub fn misses(&mut self, lcore: usize) -> Vec<FlowKey> {
+        let key = |event| if let Event::FlowMiss { key, .. } = event { Some(key) } else { None };
+        self.events(lcore).into_iter().filter_map(key).collect()
     }
 
     /// received + originated = transmitted + Σ drops + held, and nothing is held once everything is let go.
     pub fn assert_conservation(&mut self) {
         self.poll();
-        let reader = CountersReader::open(&self.assembly.counters).unwrap();
+        let reader = CountersReader::open(&self.assembly.roster.counters).unwrap();
         if let Err(leak) = shm::snapshot::check_conservation(&reader.snapshots()) {
             panic!("{leak}");
         }
@@ -325,17 +475,13 @@ impl Rig {
     /// Ends the dataplane and checks that every mbuf came back.
     pub fn finish(mut self) {
         self.assert_conservation();
-        for lcore in &mut self.assembly.lcores {
-            lcore.let_go();
-        }
-        for lcore in &mut self.assembly.lcores {
-            lcore.drain_ring();
-        }
+        self.running().for_each(|lcore| lcore.let_go());
+        self.running().for_each(|lcore| lcore.drain_ring());
         self.to_client();
         self.to_server();
-        let Assembly { lcores, mempools, .. } = self.assembly;
+        let Assembly { lcores, roster } = self.assembly;
         drop(lcores);
-        for mempool in mempools {
+        for mempool in roster.mempools() {
             assert_eq!(mempool.in_use(), 0, "mbufs are missing");
         }
     }

@@ -26,6 +26,17 @@ fn udp6_frame() -> Vec<u8> {
     build::udp(flow6().0, flow6().1, b"payload")
 }
 
+#[test]
+fn a_port_that_changes_is_a_rewritten_flow_and_a_frame_cut_off_is_none() {
+    for mut frame in [udp_frame(), udp6_frame()] {
+        let found = parse(&frame).unwrap();
+        frame[usize::from(found.l4)] ^= 1;
+        let became = FiveTuple { source_port: found.five_tuple.source_port ^ 0x100, ..found.five_tuple };
+        assert_eq!(rewritten(&frame, &found), Some(became));
+        assert_eq!(rewritten(&frame[..20], &found), None);
+    }
+}
+
 /// Changes the frame, makes the IPv4 checksum right again, and parses.
 fn parse_changed(mut frame: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Result<Headers, DropReason> {
     change(&mut frame);
@@ -591,6 +602,27 @@ mod changes {
             prop_assert_eq!(ecn(&tagged, &headers), before.1);
             set_dscp(&mut tagged, &mut headers, dscp);
             prop_assert_eq!((tagged, headers), (frame, before.0));
+        }
+
+        /// Breaks if what every element does, or an NF that only looks, is taken for a change of the flow.
+        #[test]
+        fn a_flow_that_stands_is_not_rewritten(frame in samples::frame(), dscp in 0u8..64) {
+            let (mut frame, found) = parsed(frame);
+            prop_assert_eq!(rewritten(&frame, &found), None);
+            let mut headers = found;
+            set_dscp(&mut frame, &mut headers, dscp);
+            decrement_ttl(&mut frame, &mut headers);
+            prop_assert_eq!(rewritten(&frame, &found), None);
+        }
+
+        /// Whoever rewrites need not say so: the bytes tell, in whole packets, fragments, echoes and errors.
+        #[test]
+        fn a_rewritten_flow_is_told_from_its_bytes(frame in samples::frame(), of_source: bool) {
+            let (mut frame, found) = parsed(frame);
+            let mut after = found;
+            let other = if found.is_v6 { "2001:db8:9::9".parse().unwrap() } else { IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)) };
+            if of_source { rewrite_source(&mut frame, &mut after, other) } else { rewrite_destination(&mut frame, &mut after, other) }
+            prop_assert_eq!(rewritten(&frame, &found), (after.five_tuple != found.five_tuple).then_some(after.five_tuple));
         }
 
         #[test]

@@ -5,6 +5,7 @@
 //!
 //! Errors: [`StreamError`].
 
+use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,8 +24,12 @@ use crate::hello::Control;
 
 /// The largest Hello, bytes of JSON.
 pub const MAX_HELLO_BYTES: usize = 4 << 20;
-/// The largest [`Control`], bytes of JSON.
-pub const MAX_CONTROL_BYTES: usize = 4096;
+/// The largest [`Control`], bytes of JSON: a launch document, which must fit into a Hello beside the reports.
+pub const MAX_CONTROL_BYTES: usize = MAX_HELLO_BYTES - (1 << 20);
+/// What may wait to be sent. The other side reads what it is told, so there is seldom anything.
+const MAX_OUTBOX_BYTES: usize = 2 * (LENGTH_BYTES + MAX_CONTROL_BYTES);
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 1 << 16;
 
 const LENGTH_BYTES: usize = 4;
 /// One more than there should be, so that too many are noticed.
@@ -69,45 +74,70 @@ pub enum Received {
     Closed,
 }
 
-/// The conversation after the Hello: non-blocking, either way. Poll its descriptor for reading.
+/// The conversation after the Hello: non-blocking, either way. Poll its descriptor for reading and for writing, and call
+/// [`Self::receive`] either way.
 #[derive(Debug)]
 pub struct ControlStream {
     socket: Arc<UnixStream>,
-    /// Bytes of at most one frame.
+    /// Bytes of at most one frame; it grows as they come, whatever the frame says of its length.
     inbox: Vec<u8>,
+    /// Frames, or what is left of them, that the socket had no room for.
+    outbox: VecDeque<u8>,
 }
 
 impl ControlStream {
     /// Of a non-blocking socket.
     pub(super) fn new(socket: Arc<UnixStream>) -> Self {
-        Self { socket, inbox: Vec::with_capacity(LENGTH_BYTES + MAX_CONTROL_BYTES) }
+        Self { socket, inbox: Vec::new(), outbox: VecDeque::new() }
     }
 
-    /// Sends a message at once. [`StreamError::TimedOut`] if the other side has left so much unread that it does not fit; the
-    /// conversation is then over.
+    /// Sends a message, as far as the other side takes it; the rest goes with the calls that follow. Never waits.
+    /// [`StreamError::TimedOut`] if the other side has left so much unread that too much would wait; the conversation is then
+    /// over.
     pub fn send(&mut self, message: &Control) -> Result<(), StreamError> {
         let frame = frame(message, MAX_CONTROL_BYTES)?;
-        match rustix::net::send(&*self.socket, &frame, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(sent) if sent == frame.len() => Ok(()),
-            Ok(_) | Err(Errno::AGAIN) => Err(StreamError::TimedOut),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(StreamError::Closed),
-            Err(error) => Err(StreamError::Kernel(error)),
+        self.flush()?;
+        if self.outbox.len() + frame.len() > MAX_OUTBOX_BYTES {
+            return Err(StreamError::TimedOut);
         }
+        self.outbox.extend(frame);
+        self.flush().map(drop)
     }
 
-    /// Takes the next message, if it is there. Never waits. Call it until [`Received::Nothing`] when the descriptor is
+    /// Sends what waits, as far as the other side takes it; true if nothing is left.
+    pub fn flush(&mut self) -> Result<bool, StreamError> {
+        while !self.outbox.is_empty() {
+            let (bytes, _) = self.outbox.as_slices();
+            match rustix::net::send(&*self.socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(sent) => drop(self.outbox.drain(..sent)),
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(StreamError::Closed),
+                Err(error) => return Err(StreamError::Kernel(error)),
+            }
+        }
+        self.outbox.shrink_to(CHUNK_BYTES);
+        Ok(true)
+    }
+
+    /// Takes the next message, if it is there, and sends what waits. Never waits itself. Call it until [`Received::Nothing`] when the descriptor is
     /// watched for edges, as mio does. After an error the conversation is over.
     pub fn receive(&mut self) -> Result<Received, StreamError> {
+        let flushed = self.flush();
+        if !matches!(flushed, Ok(_) | Err(StreamError::Closed)) {
+            return flushed.map(|_| Received::Nothing); // of a closed one the last words can still be read
+        }
         loop {
             let wanted = self.wanted()?;
             if wanted == 0 {
                 let message = self.inbox.get(LENGTH_BYTES..).unwrap_or(&[]);
                 let message = serde_json::from_slice(message).map_err(StreamError::Json)?;
                 self.inbox.clear();
+                self.inbox.shrink_to(CHUNK_BYTES);
                 return Ok(Received::Message(message));
             }
-            let mut buffer = [0; MAX_CONTROL_BYTES];
-            let buffer = buffer.get_mut(..wanted).unwrap_or_default();
+            let mut buffer = [0; CHUNK_BYTES];
+            let buffer = buffer.get_mut(..wanted.min(CHUNK_BYTES)).unwrap_or_default();
             match rustix::net::recv(&*self.socket, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(Received::Closed),
                 Ok((_, count)) => self.inbox.extend(buffer.iter().take(count)),

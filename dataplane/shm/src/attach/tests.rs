@@ -189,7 +189,12 @@ fn frames_that_come_in_pieces_are_put_together_and_wrong_ones_refused() {
     let pieces: [&[u8]; 4] = [&length[..2], &length[2..], &json[..5], &json[5..]];
     assert_eq!(stream_of(&pieces).unwrap(), Received::Message(Control::Shutdown));
     assert_eq!(stream_of(&pieces[..3]).unwrap(), Received::Nothing);
-    assert!(matches!(stream_of(&[&4097_u32.to_le_bytes()]), Err(StreamError::TooLong { length: 4097, limit: 4096 })));
+    let too_long = (MAX_CONTROL_BYTES + 1) as u32;
+    assert!(matches!(
+        stream_of(&[&too_long.to_le_bytes()]),
+        Err(StreamError::TooLong { limit: MAX_CONTROL_BYTES, .. })
+    ));
+    assert_eq!(stream_of(&[&(too_long - 1).to_le_bytes(), b"{"]).unwrap(), Received::Nothing);
     assert!(matches!(stream_of(&[&u32::MAX.to_le_bytes()]), Err(StreamError::TooLong { .. })));
     assert!(matches!(stream_of(&[&0_u32.to_le_bytes()]), Err(StreamError::Json(_))));
     assert!(matches!(stream_of(&[&[2, 0, 0, 0, b'{', b'}']]), Err(StreamError::Json(_))));
@@ -201,13 +206,47 @@ fn a_reader_that_never_reads_does_not_hold_the_sender_up() {
     ours.set_nonblocking(true).unwrap();
     let mut stream = ControlStream::new(ours.into());
     let error = loop {
-        if let Err(error) = stream.send(&Control::Stopping { reason: "x".repeat(2000) }) {
+        if let Err(error) = stream.send(&Control::Stopping { reason: "x".repeat(200_000) }) {
             break error;
         }
     };
     assert!(matches!(error, StreamError::TimedOut), "{error}");
-    let refused = stream.send(&Control::Stopping { reason: "x".repeat(5000) });
+    let refused = stream.send(&Control::Stopping { reason: "x".repeat(MAX_CONTROL_BYTES) });
     assert!(matches!(refused, Err(StreamError::TooLong { .. })));
+}
+
+/// Breaks if a launch document of a large tenant does not fit, or if its sender waits for the reader.
+#[test]
+fn a_message_larger_than_the_sockets_buffer_goes_in_pieces_and_arrives_whole() {
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    for socket in [&theirs, &ours] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let (mut sender, mut reader) = (ControlStream::new(ours.into()), ControlStream::new(theirs.into()));
+    let large = Control::NotReconfigured { reason: "x".repeat(2_000_000) };
+    sender.send(&large).unwrap();
+    sender.send(&Control::Shutdown).unwrap();
+    assert!(!sender.flush().unwrap(), "no socket holds two megabytes");
+    let mut arrived = Vec::new();
+    while arrived.len() < 2 {
+        match reader.receive().unwrap() {
+            Received::Message(message) => arrived.push(message),
+            Received::Nothing => assert_eq!(sender.receive().unwrap(), Received::Nothing, "it only sends what waits"),
+            Received::Closed => panic!("nobody closed it"),
+        }
+    }
+    assert!(sender.flush().unwrap());
+    assert!(arrived == [large, Control::Shutdown]);
+    let reply = Control::Stopping { reason: "done".to_owned() };
+    reader.send(&reply).unwrap();
+    sender.send(&Control::NotReconfigured { reason: "x".repeat(2_000_000) }).unwrap();
+    drop(reader);
+    assert_eq!(
+        sender.receive().unwrap(),
+        Received::Message(reply),
+        "the last words are heard though nobody reads ours"
+    );
+    assert_eq!(sender.receive().unwrap(), Received::Closed);
 }
 
 #[test]

@@ -48,6 +48,26 @@ fn every_ring_of_every_lcore_is_its_own_and_leads_to_its_counterpart() {
     }
 }
 
+/// Breaks if a spare lcore costs what a busy one does, or if one that becomes busy has no memory of its own.
+#[test]
+fn only_busy_lcores_take_memory_and_others_can_be_given_some() {
+    let taken = |fds: &LinkFds| rustix::fs::fstat(&fds.memory).unwrap().st_blocks as usize * 512;
+    let (fds, mut lcores, memory) = create_for(&[true, false, false]).unwrap();
+    assert!((LCORE_BYTES..LCORE_BYTES + 8 * PAGE_BYTES).contains(&taken(&fds)), "{}", taken(&fds));
+    let again = LinkFds { memory: fds.memory.try_clone().unwrap(), doorbell: fds.doorbell.try_clone().unwrap() };
+    let (mut controllers, _bell) = open(again).unwrap();
+    assert!(!controllers[2].has_work(), "nothing has been said there");
+    assert!(taken(&fds) < LCORE_BYTES + 16 * PAGE_BYTES, "neither opening nor looking takes more than pages");
+    memory.make_room(2).unwrap();
+    assert!(taken(&fds) > 2 * LCORE_BYTES);
+    assert_eq!(controllers[2].updates.push(&Update::ReadBack(7)), Ok(true));
+    assert_eq!(lcores[2].updates.pop(), Ok(Some(Update::ReadBack(7))));
+    memory.make_room(2).unwrap();
+    assert_eq!(lcores[2].events.push(&Event::ReadBackDone(7)), Ok(true));
+    assert_eq!(controllers[2].events.pop(), Ok(Some(Event::ReadBackDone(7))), "room that is there is left as it is");
+    assert!(memory.make_room(3).is_err());
+}
+
 #[test]
 fn rings_of_full_length_do_not_overlap() {
     let (fds, mut lcores) = create(2).unwrap();

@@ -122,6 +122,11 @@ fn event() -> impl Strategy<Value = Event> {
         any::<u32>().prop_map(Event::ReadBackDone),
         vport().prop_map(Event::NfFailed),
         (flow_key(), flow_key()).prop_map(|(key, other)| Event::FlowRewritten { key, became: other.five_tuple }),
+        (flow_key(), path(), path()).prop_map(|(key, expected, found)| Event::AffinityViolation {
+            key,
+            expected,
+            found
+        }),
     ]
 }
 

@@ -350,6 +350,15 @@ pub(super) struct RewrittenBody {
     pub(super) after: KeyBody,
 }
 
+/// A flow on two paths.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct AffinityBody {
+    pub(super) key: KeyBody,
+    pub(super) expected: U32,
+    pub(super) found: U32,
+}
+
 /// A refused batch.
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
