@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import signal
+import shlex
 import sys
 import tempfile
 
@@ -62,7 +63,7 @@ def main():
     report = {
         "format": 1,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command_line": ["scripts/compare", *sys.argv[1:]],
+        "command_line": ["scripts/compare", *sys.argv[5:]],  # behind what the script adds
         "machine": machine(),
         "versions": versions(options.towpath),
         "hugepages": not options.no_hugepages,
@@ -190,7 +191,7 @@ def text(report):
             "(established p50 {established_p50_us:.0f} µs), {lost} lost".format(**rate)
             for rate in rates
         ]
-    return "\n".join([*lines, "", report["earlier"], "", f"Repeat with: {' '.join(report['command_line'])}"])
+    return "\n".join([*lines, "", report["earlier"], "", f"Repeat with: {shlex.join(report['command_line'])}"])
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ struct Board {
     cycles: Vec<AtomicU64>,
 }
 
-/// Runs a chain and measures it; `first_packets`: until each flow was seen once.
+/// Runs a chain and measures it; `hop0` is the I/O lcore, which a packet passes twice; `first_packets`: until each flow was seen once.
 pub fn run(spec: &TrialSpec, first_packets: bool) -> Result<TrialResult, SpeedError> {
     let (eal, devices, _) = site::start_eal(spec)?;
     let launch = super::rules::launch(spec);
@@ -62,10 +62,15 @@ pub fn run(spec: &TrialSpec, first_packets: bool) -> Result<TrialResult, SpeedEr
     let (mut lcores, polls) = handle.join().map_err(|error| failed("end polling", error))?;
     lcores.iter_mut().for_each(|lcore| lcore.drain_ring());
     let mut result = outcome?;
-    for (lcore, polls) in polls.iter().enumerate() {
-        for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
-            let cycles = polls.value_at_quantile(quantile) as f64 / BURST as f64;
-            result.further.insert(format!("hop{lcore}_{name}_cycles"), cycles);
+    for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+        let cycles = |polls: &Histogram<u64>| polls.value_at_quantile(quantile) as f64 / BURST as f64;
+        for (lcore, polls) in polls.iter().enumerate() {
+            result.further.insert(format!("hop{lcore}_{name}_cycles"), cycles(polls));
+        }
+        if let Some((io, functions)) = polls.split_first() {
+            let sum: f64 = functions.iter().map(cycles).sum();
+            result.further.insert(format!("io_{name}_cycles"), cycles(io));
+            result.further.insert(format!("each_nf_{name}_cycles"), sum / functions.len().max(1) as f64);
         }
     }
     Ok(result)

@@ -131,6 +131,7 @@ impl SpeedReport {
                 self.rows.iter().flat_map(|row| &row.rounds).flat_map(|round| round.further.keys()).collect();
             names.sort();
             names.dedup();
+            names.retain(|name| !name.starts_with("hop")); // hop by hop is for the JSON
             names
         };
         let mut table = Table::new();

@@ -152,6 +152,9 @@ fn chain(spec: &TrialSpec, functions: usize) -> Result<TrialResult, SpeedError> 
         result.drops.extend(ended(before, &after).into_iter().map(|(name, drops)| (format!("{lcore}: {name}"), drops)));
         let cycles = (after.busy_cycles - before.busy_cycles) as f64 / result.packets.max(1) as f64;
         result.further.insert(format!("hop{lcore}_cycles"), cycles);
+        let name = if lcore == IO { "io_cycles" } else { "slowest_nf_cycles" };
+        let slowest = result.further.entry(name.to_owned()).or_default();
+        *slowest = slowest.max(cycles);
     }
     site.stop()?;
     Ok(result)
