@@ -10,9 +10,9 @@
 //! ```
 //!
 //! - [`traffic`]: which packets: flows, sizes, order; written as a pcap that `net_pcap` replays without end.
-//! - [`site`]: a real dataplane in this process and the harness as its controller; [`trial`] what is measured on it, [`bare`] the
-//!   plain loop over the same devices, [`hops`] chains whose lcores are polled by hand, [`lookups`] the tables alone,
-//!   [`stages`] the steps of a packet's path for an instruction counter.
+//! - `site`: a real dataplane in this process and the harness as its controller; `trial` what is measured on it, `bare` the
+//!   plain loop over the same devices, `hops` chains whose lcores are polled by hand, `lookups` the tables alone,
+//!   `stages` the steps of a packet's path for an instruction counter.
 //! - [`cases`]: the plans behind `towpath bench forward`, `chain`, `tables`, `updates` and `flood`.
 //!
 //! Units: rates in millions of packets per second (Mpps), times in ns, cycles are those of the time stamp counter.
