@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dataplane::meta::{Burst, Mempool, Meta};
-use dpdk::{Eal, MempoolConfig, Port, PortConfig, RxQueue, SocketId, TxQueue, clock};
+use dpdk::{Device, Eal, MempoolConfig, Port, PortConfig, RxQueue, SocketId, TxQueue, clock};
 
+use super::feeder::Feeder;
 use super::trial::{Sample, WINDOW, measured};
 use super::{SpeedError, TrialResult, TrialSpec, Work, failed, rules, site};
 
@@ -25,7 +26,8 @@ struct Counts {
 
 /// Runs the loop and measures it.
 pub fn run(spec: &TrialSpec) -> Result<TrialResult, SpeedError> {
-    let (eal, ..) = site::start_eal(spec)?;
+    let (eal, _, ring) = site::start_eal(spec)?;
+    let feeder = ring.map(|ring| Feeder::start(&eal, spec, 2, ring)).transpose()?;
     let config = MempoolConfig {
         name: "mbufs-0".to_owned(),
         count: rules::mbufs(spec),
@@ -39,8 +41,12 @@ pub fn run(spec: &TrialSpec) -> Result<TrialResult, SpeedError> {
         _ => rules::devices(spec),
     };
     let mut ports = Vec::new();
-    for device in devices {
-        ports.push(open(&eal, &device, &mempool)?);
+    for (at, device) in devices.iter().enumerate() {
+        let fed = feeder.as_ref().filter(|_| at == 0 && spec.work == Work::Bare).and_then(Feeder::device);
+        ports.push(open(&eal, fed, device, &mempool)?);
+    }
+    if let Some(feeder) = &feeder {
+        feeder.go();
     }
     let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
     let (stopped, counting) = (Arc::clone(&stop), Arc::clone(&counts));
@@ -56,14 +62,16 @@ pub fn run(spec: &TrialSpec) -> Result<TrialResult, SpeedError> {
         std::thread::sleep(WINDOW);
         Ok(())
     });
+    drop(feeder);
     stop.store(true, Ordering::Relaxed);
     let ports = handle.join().map_err(|error| failed("end the loop", error))?;
     drop(ports);
     result
 }
 
-fn open(eal: &Eal, device: &str, mempool: &Mempool) -> Result<(Port, Pair), SpeedError> {
-    let device = eal.open_device(device).map_err(|error| failed("open a device", error))?;
+/// The port of this device, or of the one that the feeder feeds.
+fn open(eal: &Eal, fed: Option<Device>, device: &str, mempool: &Mempool) -> Result<(Port, Pair), SpeedError> {
+    let device = fed.map_or_else(|| eal.open_device(device), Ok).map_err(|error| failed("open a device", error))?;
     let config = PortConfig { mtu: 1_500, descriptors: 512, ..PortConfig::<Meta>::new(mempool.clone()) };
     let (port, mut rx, mut tx) = Port::configure(device, &config).map_err(|error| failed("open a port", error))?;
     Ok((port, Pair { rx: rx.remove(0), tx: tx.remove(0) }))

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use dataplane::meta::{Burst, Mempool, Meta};
-use dpdk::{Device, Eal, LcoreHandle, MempoolConfig, RingPortEnds, RingProducer, clock};
+use dataplane::meta::{Burst, Mbuf, Mempool, Meta};
+use dpdk::{BURST, Device, Eal, LcoreHandle, MempoolConfig, RingPortEnds, RingProducer, clock};
 use packet::MacAddr;
 use packet::headers::{self, Headers};
 
@@ -82,10 +82,12 @@ impl Work {
         let mut burst = Burst::new();
         let mut at = 0;
         while self.state.load(Ordering::Relaxed) == GO {
-            while !burst.is_full() {
-                let Some(mbuf) = self.packet(at) else { break };
-                let _ = burst.push(mbuf); // it has room
-                at = if at + 1 < self.senders.len() { at + 1 } else { 0 };
+            if burst.is_empty() {
+                self.mempool.alloc_burst(&mut burst, BURST);
+                for mbuf in &mut burst {
+                    self.fill(mbuf, at);
+                    at = if at + 1 < self.senders.len() { at + 1 } else { 0 };
+                }
             }
             if self.ring.enqueue_burst(&mut burst) == 0 {
                 clock::pause();
@@ -93,15 +95,15 @@ impl Work {
         }
     }
 
-    fn packet(&self, at: usize) -> Option<dataplane::meta::Mbuf> {
+    fn fill(&self, mbuf: &mut Mbuf, at: usize) {
         let (frame, found) = &self.frames[at % self.frames.len()];
-        let mut mbuf = self.mempool.alloc_from(frame)?;
+        let Some(room) = mbuf.append(frame.len()) else { return };
+        room.copy_from_slice(frame);
         if let Sender::Flow(flow) = self.senders[at] {
             let (tuple, mut found) = (five_tuple(flow), *found);
             let frame = mbuf.data_mut();
             headers::rewrite_source(frame, &mut found, tuple.source);
             frame[SOURCE_PORT..SOURCE_PORT + 2].copy_from_slice(&tuple.source_port.to_be_bytes());
         }
-        Some(mbuf)
     }
 }

@@ -11,7 +11,7 @@ use super::{Source, SpeedError, TrialResult, TrialSpec, Work, traffic};
 use crate::machine::Machine;
 
 /// What a child may take beside its measurement: EAL, devices, a million rules.
-const OVERHEAD: Duration = Duration::from_secs(60);
+const OVERHEAD: Duration = Duration::from_secs(180);
 /// Memory that a trial needs per packet that `net_pcap` keeps, and beside it, MiB.
 const MBUF_BYTES: u64 = 2_560;
 const MEMORY_MIB: u64 = 128;
