@@ -14,6 +14,8 @@ use super::{Source, SpeedError, TrialResult, TrialSpec, Windows, Work, bare, fai
 pub const WINDOW: Duration = Duration::from_millis(10);
 /// How long a forwarder may take to come to a steady state.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Longer than a flow may wait for its rule.
+const SETUP_TIMEOUT: Duration = Duration::from_millis(1_500);
 const SETTLE_STEP: Duration = Duration::from_millis(50);
 /// The lcore that takes packets in and sends them.
 const IO: usize = 0;
@@ -95,7 +97,10 @@ pub fn measured(
 
 /// Waits until nothing ends any more for a reason that only the start explains.
 fn settle(site: &mut Site, spec: &TrialSpec) -> Result<(), SpeedError> {
-    site.links.serve(Instant::now() + Duration::from_millis(spec.warm_up_ms))?;
+    let warm_up = Duration::from_millis(spec.warm_up_ms);
+    // Strangers that came while rules were installed are parked until their time is up.
+    let warm_up = if spec.traffic.strangers_percent > 0 { warm_up.max(SETUP_TIMEOUT) } else { warm_up };
+    site.links.serve(Instant::now() + warm_up)?;
     let deadline = Instant::now() + SETTLE;
     loop {
         let before = site.snapshot(IO);
