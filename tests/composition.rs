@@ -101,7 +101,7 @@ fn a_mangler_that_is_found_is_accepted_while_flows_live() {
     old.iter().for_each(|stream| stream.await_more(50));
     until("the mangler is found", || {
         let shown = said(&bed.host1.towpath(&["get", "instances"]));
-        shown.lines().any(|line| line.contains("acme/nat/1") && line.contains("rewrites")).then_some(())
+        shown.lines().any(|line| line.contains("acme/nat/1") && line.contains("REWRITES")).then_some(())
     });
     let output = bed.host2.towpath(&["accept", "acme/nat"]);
     assert!(output.status.success() && said(&output).contains("0 live flows moved"), "{}", said(&output));
@@ -127,13 +127,13 @@ fn paths_beyond_one_networks_tags_take_another_network() {
       middle: {function: passthrough}
       last: {function: passthrough}
     instances:
-      - {nf: first, host: host1, cpu: 0, count: 6}
       - {nf: middle, host: host2, cpu: 1}
-      - {nf: last, host: host2, cpu: 0, count: 6}
-    chains:
+COPIES    chains:
       all: {from: clients, to: servers, through: [first, middle, last]}
 "#;
-    let tenants = acme(functions).replace("vni: 100", "vni: [100, 200-201]");
+    let copies = |nf, host, cpu| format!("      - {{nf: {nf}, host: {host}, cpu: {cpu}}}\n").repeat(6);
+    let functions = functions.replace("COPIES", &(copies("first", "host1", 0) + &copies("last", "host2", 0)));
+    let tenants = acme(&functions).replace("vni: 100", "vni: [100, 200-201]");
     let bed = TwoHosts::start(&tenants);
     let paths = bed.host1.paths();
     assert_eq!(paths.len(), 36, "{paths:?}");

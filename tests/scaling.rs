@@ -61,10 +61,17 @@ struct Change {
     added: Option<(&'static str, usize)>,
 }
 
+impl Change {
+    fn arguments(&self) -> Vec<&str> {
+        self.arguments.iter().map(String::as_str).collect()
+    }
+}
+
+/// A further instance, without flows until its capture runs.
 fn scale(kind: &str, instance: &'static str, host: usize, config: Option<String>) -> Change {
     let mut arguments =
         vec!["scale".to_owned(), format!("acme/{kind}"), "--on".to_owned(), format!("host{}", host + 1)];
-    arguments.extend(["--cpu".to_owned(), "0".to_owned()]);
+    arguments.extend(["--cpu", "0", "--weight", "0"].map(str::to_owned));
     arguments.extend(config.into_iter().flat_map(|config| ["--config".to_owned(), config]));
     Change { arguments, added: Some((instance, host)) }
 }
@@ -87,9 +94,8 @@ fn two_rounds(pool: impl Fn(u8) -> Option<String>) -> Vec<Change> {
     ]
 }
 
-fn run_change(host: &Host, change: &Change) {
-    let arguments: Vec<&str> = change.arguments.iter().map(String::as_str).collect();
-    let output = host.towpath(&arguments);
+fn run_change(host: &Host, arguments: &[&str]) {
+    let output = host.towpath(arguments);
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{arguments:?}: {said}");
     assert!(said.contains("0 live flows moved"), "{arguments:?}: {said}");
@@ -123,9 +129,11 @@ fn experiment(second: &str, changes: &[Change], seen_by_server: &[&str]) {
     for (number, change) in changes.iter().enumerate() {
         // More posts than before, so that each version carries traffic.
         web.posts((number + 1) * POSTS_BETWEEN);
-        run_change(hosts[number % 2], change);
+        run_change(hosts[number % 2], &change.arguments());
         if let Some((instance, host)) = change.added {
             captures.push((instance, host, Capture::start(scope, hosts[host], instance)));
+            let share = format!("{}=1", instance.trim_start_matches("acme/"));
+            run_change(hosts[number % 2], &["weights", "acme/all", &share]);
         }
     }
     let answered = posts.finish();
@@ -209,8 +217,8 @@ fn a_drained_instance_waits_for_its_last_flow() {
     let streams =
         [Stream::udp(&bed.ends.client, CLIENT[0], at(SERVER[0], 7)), Stream::tcp(&bed.ends.client, at(SERVER[1], 7))];
     streams.iter().for_each(|stream| stream.await_more(50));
-    run_change(&bed.host1, &scale("tap", "acme/tap/2", 0, None));
-    run_change(&bed.host2, &drain("acme/tap/1"));
+    run_change(&bed.host1, &["scale", "acme/tap", "--on", "host1", "--cpu", "0"]);
+    run_change(&bed.host2, &["drain", "acme/tap/1"]);
     let tap = |name: &str| bed.host1.instances().into_iter().find(|row| row.instance == name);
     for _ in 0..10 {
         streams.iter().for_each(|stream| stream.await_more(100));
@@ -234,7 +242,7 @@ fn a_drained_instance_waits_for_its_last_flow() {
 fn weights_change_while_flows_live() {
     let bed = TwoHosts::start_on(entries(), &chain("{function: passthrough}"));
     let hosts = [&bed.host1, &bed.host2];
-    run_change(&bed.host1, &scale("tap", "acme/tap/2", 1, None));
+    run_change(&bed.host1, &["scale", "acme/tap", "--on", "host2", "--cpu", "0"]);
     let _echo = UdpEcho::start(&bed.ends.server, SERVER[0], 7);
     let flows = |count: usize| -> Vec<Stream> {
         let flow = |_| Stream::udp(&bed.ends.client, CLIENT[0], at(SERVER[0], 7));
@@ -250,8 +258,7 @@ fn weights_change_while_flows_live() {
     };
     let first = flows(8);
     assert_eq!(per_tap(), [4, 4]);
-    let output = bed.host2.towpath(&["weights", "acme/all", "tap/1=3", "tap/2=1"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run_change(&bed.host2, &["weights", "acme/all", "tap/1=3", "tap/2=1"]);
     let second = flows(16);
     assert_eq!(per_tap(), [4 + 12, 4 + 4]);
     for stream in first.into_iter().chain(second) {

@@ -204,6 +204,7 @@ fn as_operations(testbed: &Testbed, change: Change) -> Vec<Operation> {
                 cpu: Some(1),
                 config: testbed.pool(kind, place).map(|pool| serde_json::json!({ "pool": [pool] })),
                 serves: testbed.serves(kind, place).map(str::to_owned),
+                weight: None,
             }]
         }
         Change::ScaleIn { instance, .. } => {

@@ -213,6 +213,12 @@ impl Sessions {
         self.record(rule.key, rule.action);
     }
 
+    /// The instance at this vport is gone, and the flows that began there with it.
+    pub fn forget_all_at(&mut self, vport: VportId) {
+        let gone: Vec<FlowKey> = self.flows.keys().filter(|key| key.vport == vport).copied().collect();
+        gone.iter().for_each(|key| self.forget(key));
+    }
+
     /// The flow ended, or its rule could not be installed.
     pub fn forget(&mut self, key: &FlowKey) {
         if let Some(session) = self.flows.remove(key) {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use packet::VportId;
 use shm::capture::CaptureRecord;
 use shm::link::ControllerLink;
 use shm::message::DecodeError;
@@ -27,10 +28,22 @@ pub(crate) struct Batch {
     pub(crate) updates: Vec<Update>,
 }
 
+/// What runs on a lcore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupant {
+    /// Nothing: nobody reads its ring.
+    Nobody,
+    /// The host's ports.
+    Ports,
+    /// The NF instance at this vport.
+    Instance(VportId),
+}
+
 /// One lcore.
 #[derive(Debug)]
 pub(crate) struct Lane {
     link: ControllerLink,
+    occupant: Occupant,
     /// Said, but not in the ring yet.
     outgoing: VecDeque<Update>,
     /// Committed by us, not yet answered.
@@ -38,11 +51,27 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(link: ControllerLink) -> Self {
-        Self { link, outgoing: VecDeque::new(), in_flight: VecDeque::new() }
+    pub(crate) fn new(link: ControllerLink, occupant: Occupant) -> Self {
+        Self { link, occupant, outgoing: VecDeque::new(), in_flight: VecDeque::new() }
     }
 
-    /// Queues a batch. At most [`MAX_BATCH`] updates.
+    pub(crate) fn occupant(&self) -> Occupant {
+        self.occupant
+    }
+
+    /// True if somebody reads what is said.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.occupant != Occupant::Nobody
+    }
+
+    /// Another occupant is there, or none; what was said to the one before and not answered will not be: its epochs.
+    pub(crate) fn change_occupant(&mut self, occupant: Occupant) -> Vec<Epoch> {
+        self.occupant = occupant;
+        self.outgoing.clear();
+        self.in_flight.drain(..).map(|batch| batch.epoch).collect()
+    }
+
+    /// Queues a batch. At most [`MAX_BATCH`] updates, to somebody who hears it.
     pub(crate) fn commit(&mut self, epoch: Epoch, updates: Vec<Update>) {
         self.outgoing.extend(&updates);
         self.outgoing.push_back(Update::Commit(epoch));
@@ -116,7 +145,7 @@ mod tests {
     fn what_does_not_fit_waits_in_order_and_settles_by_epoch() {
         let (fds, mut theirs) = link::create(1).unwrap();
         let (mut ours, _bell) = link::open(fds).unwrap();
-        let mut lane = Lane::new(ours.remove(0));
+        let mut lane = Lane::new(ours.remove(0), Occupant::Ports);
         let batches = link::UPDATE_SLOTS as u64;
         for epoch in 1..=batches {
             lane.commit(Epoch(epoch), vec![Update::ReadBack(epoch as u32)]);
@@ -140,5 +169,8 @@ mod tests {
         let settled: Vec<u64> = lane.settle(Epoch(4)).iter().map(|batch| batch.epoch.0).collect();
         assert_eq!(settled, [1, 3, 4]);
         assert_eq!(lane.refuse(Epoch(2)), None);
+        let unanswered = lane.change_occupant(Occupant::Nobody);
+        assert_eq!(unanswered.len() as u64, batches - 4, "whoever left answers nothing");
+        assert!(!lane.has_backlog() && !lane.is_heard());
     }
 }

@@ -28,6 +28,7 @@ use shm::rules::{Epoch, Event, ExactRule, Refusal, TagKey, Update};
 
 use crate::compose::{Place, PlacedTag};
 use crate::flows::{Plan, Rejection, Sessions};
+pub use crate::lane::Occupant;
 use crate::lane::{Batch, Lane, MAX_BATCH};
 use capture::Taps;
 use sync::ReadBackJob;
@@ -50,7 +51,11 @@ pub enum Command {
         fresh: bool,
         /// NF instances that have panicked already.
         failed: Vec<VportId>,
+        /// What runs on each lcore.
+        occupants: Vec<Occupant>,
     },
+    /// The dataplane has changed: what runs on each lcore now.
+    Occupy(Vec<Occupant>),
     /// The dataplane is gone.
     Detach,
     /// Put this plan's tag rules in place, beside what the plan in force has.
@@ -351,10 +356,12 @@ impl Steering {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Attach { lcores, doorbell, epoch, fresh, failed } => {
+            Command::Occupy(occupants) => self.occupy(&occupants),
+            Command::Attach { lcores, doorbell, epoch, fresh, failed, occupants } => {
                 self.failed = failed.into_iter().collect();
                 self.tell_failures();
-                self.attach(lcores, doorbell, epoch, fresh);
+                let lanes = lcores.into_iter().zip(occupants).map(|(link, occupant)| Lane::new(link, occupant));
+                self.attach(lanes.collect(), doorbell, epoch, fresh);
             }
             Command::Detach => self.detach(),
             Command::Install(plan, ticket) => self.install(plan, ticket),
@@ -408,7 +415,7 @@ impl Steering {
     }
 
     fn say_to_all(&mut self, updates: &[Update]) {
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.is_heard()) {
             updates.iter().for_each(|update| lane.say(*update));
         }
     }
@@ -428,6 +435,9 @@ impl Steering {
         }
         let mut epochs = Vec::new();
         for (lcore, list) in by_lcore.into_iter().enumerate() {
+            if !self.lanes[lcore].is_heard() {
+                continue;
+            }
             for chunk in list.chunks(MAX_BATCH) {
                 let epoch = self.next_epoch();
                 self.lanes[lcore].commit(epoch, chunk.to_vec());
@@ -473,6 +483,9 @@ impl Steering {
 
     /// Answers misses, all of them with one commit.
     fn answer(&mut self, lcore: usize, misses: impl Iterator<Item = FlowKey>) {
+        if !self.lanes[lcore].is_heard() {
+            return; // the instance that asked has ended
+        }
         if self.serving.is_some() || self.is_reconciling() {
             let room = MAX_HELD.saturating_sub(self.held.len());
             self.held.extend(misses.take(room).map(|key| (lcore, key)));
@@ -555,7 +568,7 @@ impl Steering {
             self.go_on();
             return;
         }
-        if batch.updates.len() > 1 {
+        if batch.updates.len() > 1 && self.lanes[lcore].is_heard() {
             for update in batch.updates {
                 let epoch = self.next_epoch();
                 self.lanes[lcore].commit(epoch, vec![update]);

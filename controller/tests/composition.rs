@@ -24,7 +24,7 @@ use random::{Random, Spec};
 use world::World;
 
 /// Why a specification may be refused; anything else is a fault.
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 11] = [
     "a packet rewritten by mangler",
     "still has",
     "weight 0",
@@ -35,6 +35,7 @@ const REFUSALS: [&str; 10] = [
     "finds no CPU",
     "no spare lcore left",
     "needs a CPU for itself",
+    "tag rules, its table has room for",
 ];
 
 fn number(name: &str, default: u64) -> u64 {
@@ -86,7 +87,7 @@ fn operation(config: &Config, random: &mut Random) -> Option<Operation> {
         0 | 1 => {
             let nf = tenant.nfs[random.below(tenant.nfs.len())].name.clone();
             let host = random.chance(50).then(|| config.hosts[random.below(config.hosts.len())].name.clone());
-            Operation::AddInstance { tenant: name, nf, host, cpu: None, config: None, serves: None }
+            Operation::AddInstance { tenant: name, nf, host, cpu: None, config: None, serves: None, weight: None }
         }
         2 if !tenant.instances.is_empty() => {
             let instance = tenant.instances[random.below(tenant.instances.len())].name.clone();
@@ -237,8 +238,15 @@ fn many_chains_over_many_hosts_are_composed_and_one_more_instance_changes_little
     timed("verified", start);
     assert_eq!(before.chains.iter().map(Vec::len).sum::<usize>() as u64, count);
     let nf = "k0-0".to_owned();
-    let operation =
-        Operation::AddInstance { tenant: "t0".into(), nf, host: None, cpu: None, config: None, serves: None };
+    let operation = Operation::AddInstance {
+        tenant: "t0".into(),
+        nf,
+        host: None,
+        cpu: None,
+        config: None,
+        serves: None,
+        weight: None,
+    };
     let start = std::time::Instant::now();
     let config = apply(&config, &[operation]).unwrap();
     timed("applied", start);

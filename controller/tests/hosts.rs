@@ -53,6 +53,7 @@ fn add_edge(host: &str, cpu: u16) -> Operation {
         cpu: Some(cpu),
         config: None,
         serves: None,
+        weight: None,
     }
 }
 

@@ -14,7 +14,7 @@ use packet::PathId;
 use packet::headers::Headers;
 use shm::rules::Event;
 
-use crate::exact::{FlowHandle, FlowState};
+use crate::exact::FlowHandle;
 use crate::forwarder::Forwarder;
 
 const SYN: u8 = 0x02;
@@ -40,10 +40,7 @@ impl Forwarder {
     }
 
     fn path_of(&mut self, flow: FlowHandle) -> Option<PathId> {
-        match self.exact.get_mut(flow)?.state {
-            FlowState::Active(action) => Some(action.path),
-            FlowState::Pending | FlowState::Rejected => None,
-        }
+        self.exact.get_mut(flow)?.action().map(|action| action.path)
     }
 
     fn report_violation(&mut self, flow: FlowHandle, expected: PathId, found: PathId) {
@@ -54,7 +51,7 @@ impl Forwarder {
         if let Some(entry) = self.exact.get_mut(flow)
             && self.violation_told.is_due(self.now_ns)
         {
-            let event = Event::AffinityViolation { key: entry.key, expected, found };
+            let event = Event::AffinityViolation { key: entry.key(), expected, found };
             self.controller.tell(event, &mut self.account);
         }
     }

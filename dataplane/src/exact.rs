@@ -1,22 +1,38 @@
 //! ExactTable: one entry per flow, at the head of a subchain.
 //!
-//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). Its keys have the vport's own network; the
-//! path's is in the rule. The entry of a new flow is *pending*
-//! while the controller is asked; its packets are parked in order and leave when the rule comes.
+//! On the packet's path: step 1 (ingress at an endpoint) and step 3 (out of a mangler). Its keys have the vport's own network;
+//! the path's is in the rule. The entry of a new flow is *pending* while the controller is asked; its packets are parked in
+//! order and leave when the rule comes.
 //!
-//! Entries live in a slab that is allocated once; an index of slab positions finds them by key. The index has twice the
-//! slab's capacity, so that removals never make it grow. The hash is seeded at start, because flow keys are chosen by
-//! whoever sends packets.
+//! An established packet costs two cache lines. The index (`exact/lines.rs`) finds the flow by one, in which the whole key
+//! (`key.rs`) is compared; the entry (`entry.rs`) is the other; its action is one of few (`actions.rs`). For a burst,
+//! [`ExactTable::find_burst`] has all of its lines on their way at the same time.
 //!
-//! Invariants: an entry is in the index exactly while it is not free; a generation number tells a reused entry from the one
-//! that a deadline was set for.
+//! The capacity is fixed at launch, so there is never a pause to grow, and any set of keys fits up to it. Memory: 132 bytes
+//! per flow for IPv4 (64 of entry, 64 of index, 4 in the list of free entries), 164 for IPv6 (32 more of addresses). Entries
+//! are taken from the front and used again, so the memory in use follows the most flows that there ever were; the index is
+//! used all over from the first flows on. Pages are huge where the kernel has them ([`dpdk::HugeArray`]).
+//!
+//! Invariants: an entry is in the index exactly while it is not vacant. A handle says when it was made, as a count of flows so
+//! far; an entry whose flow came later is not the one that was meant.
 
-use ahash::RandomState;
-use hashbrown::HashTable;
+mod actions;
+mod entry;
+mod key;
+mod lines;
+
+use std::num::NonZeroU32;
+
+use arrayvec::ArrayVec;
+use dpdk::memory::prefetch;
+use dpdk::{BURST, HugeArray};
 use packet::{FlowKey, protocol};
 use shm::launch::Limits;
-use shm::rules::ExactAction;
 
+use self::actions::Actions;
+pub use self::entry::{FlowEntry, FlowMut, FlowRef, FlowState, Side};
+use self::key::{KeyImage, V6Addresses, v6_addresses};
+use self::lines::{AtHome, Lines, POSITIONS_MAX, Probe};
 use crate::parking::ParkedFlow;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -24,70 +40,28 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const REJECTED_NS: u64 = NANOS_PER_SECOND;
 /// What a sixteenth short of a flow's idle time is.
 const NEARLY: u64 = 16;
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
 
-/// What stands in an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlowState {
-    /// The controller was, or will be, asked.
-    Pending,
-    /// The rule is in force.
-    Active(ExactAction),
-    /// No chain selects the flow.
-    Rejected,
-}
-
-/// One flow.
-#[derive(Debug)]
-pub struct FlowEntry {
-    /// Which flow.
-    pub key: FlowKey,
-    /// Its rule, if it has one yet.
-    pub state: FlowState,
-    /// Its parked packets while it is pending.
-    pub parked: ParkedFlow,
-    /// When the last packet met it, in either direction; for a pending flow, when it missed.
-    pub last_ns: u64,
-    /// Packets that met the rule.
-    pub packets: u64,
-    /// Bytes of IP that met the rule.
-    pub bytes: u64,
-    /// The rule was learned from the forward direction.
-    pub learned: bool,
-    /// Which sides have closed: [`Side`] bits.
-    closed: u8,
-    /// The flow-miss event was sent.
-    pub announced: bool,
-    generation: u32,
-    in_use: bool,
-}
-
-/// Whose packet it is that concerns an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Side {
-    /// One that met the entry's rule.
-    Own = 1,
-    /// One of the opposite direction.
-    Opposite = 2,
-}
-
-/// A slab position together with the generation it was seen with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A flow that was in the table when the handle was made. Two handles are equal if they name the same position; whether the
+/// flow is still there, [`ExactTable::get_mut`] says.
+#[derive(Debug, Clone, Copy)]
 pub struct FlowHandle {
-    index: u32,
-    generation: u32,
+    place: NonZeroU32,
+    flows: u64,
 }
 
 /// The table.
 #[derive(Debug)]
 pub struct ExactTable {
-    index: HashTable<u32>,
-    entries: Vec<FlowEntry>,
+    lines: Lines,
+    entries: HugeArray<FlowEntry>,
+    /// The addresses of the entries whose flow is IPv6.
+    v6: HugeArray<V6Addresses>,
+    actions: Actions,
+    /// How many positions were ever used.
+    used: usize,
     free: Vec<u32>,
-    hasher: RandomState,
+    /// Flows that there were so far.
+    flows: u64,
     sweep_at: usize,
     idle: IdleTimes,
 }
@@ -101,14 +75,17 @@ struct IdleTimes {
 }
 
 impl ExactTable {
-    /// An empty table for `limits.flows` flows; nothing is allocated after this.
+    /// An empty table for `limits.flows` flows, 16,777,215 at most; nothing is allocated after this.
     pub fn new(limits: &Limits) -> Self {
-        let capacity = limits.flows as usize;
+        let capacity = (limits.flows as usize).min(POSITIONS_MAX);
         Self {
-            index: HashTable::with_capacity(capacity * 2),
-            entries: Vec::with_capacity(capacity),
+            lines: Lines::new(capacity),
+            entries: HugeArray::new(capacity),
+            v6: HugeArray::new(capacity),
+            actions: Actions::new(capacity),
+            used: 0,
             free: Vec::with_capacity(capacity),
-            hasher: RandomState::new(),
+            flows: 0,
             sweep_at: 0,
             idle: IdleTimes {
                 tcp_ns: u64::from(limits.tcp_idle_s) * NANOS_PER_SECOND,
@@ -121,86 +98,170 @@ impl ExactTable {
 
     /// How many flows it holds.
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.used - self.free.len()
     }
 
     /// True if it holds no flow.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len() == 0
     }
 
     /// How many more flows fit.
     pub fn room(&self) -> usize {
-        self.entries.capacity() - self.len()
+        self.entries.len() - self.len()
     }
 
     /// The flow of this key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowHandle> {
-        let hash = self.hasher.hash_one(key);
-        let index = *self.index.find(hash, |&index| self.entries[index as usize].key == *key)?;
-        Some(FlowHandle { index, generation: self.entries[index as usize].generation })
+        let image = self.lines.seed().image(key);
+        let position = self.lines.find(image, |position| !image.is_v6 || self.v6_is(position, key))?;
+        Some(self.handle(position))
     }
 
-    /// The entry behind a handle, unless it was removed since.
-    pub fn get_mut(&mut self, handle: FlowHandle) -> Option<&mut FlowEntry> {
-        let entry = self.entries.get_mut(handle.index as usize)?;
-        (entry.in_use && entry.generation == handle.generation).then_some(entry)
+    /// The flows of these keys, in order: what [`Self::find`] finds for each, but with up to 32 cache misses at the same time,
+    /// and the entries on their way into the cache. `found` is as long as `keys`.
+    pub fn find_burst(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
+        for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
+            self.find_some::<true>(keys, found);
+        }
+    }
+
+    /// The same for who only asks which flows there are, and does not read their entries.
+    pub fn locate_burst(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
+        for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
+            self.find_some::<false>(keys, found);
+        }
+    }
+
+    /// Up to a burst. All is IPv4 here, as long as it is: there is a way for both, but it costs both of them.
+    #[inline(always)]
+    fn find_some<const ENTRIES: bool>(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
+        let mut probes = ArrayVec::<Probe, BURST>::new();
+        for key in keys {
+            let Some(image) = KeyImage::of_v4(key) else { return self.find_some_v6::<ENTRIES>(keys, found) };
+            probes.push(self.lines.probe(image));
+        }
+        self.look_up::<ENTRIES>(&probes, found);
+    }
+
+    #[inline(never)]
+    fn find_some_v6<const ENTRIES: bool>(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {
+        let probes: ArrayVec<Probe, BURST> =
+            keys.iter().map(|key| self.lines.probe(self.lines.seed().image(key))).collect();
+        self.look_up::<ENTRIES>(&probes, found);
+        self.check_v6(keys, &probes, found);
+    }
+
+    /// Finds keys whose homes are on their way into the cache; IPv6 keys of one image are not told apart.
+    #[inline(always)]
+    fn look_up<const ENTRIES: bool>(&self, probes: &[Probe], found: &mut [Option<FlowHandle>]) {
+        let known = |position: u32| {
+            if ENTRIES && let Some(entry) = self.entries.get(position as usize) {
+                prefetch(entry);
+            }
+            self.handle(position)
+        };
+        let mut elsewhere = ArrayVec::<u8, BURST>::new();
+        for ((at, probe), found) in probes.iter().enumerate().zip(&mut *found) {
+            let position = match self.lines.at_home(probe, |_| true) {
+                AtHome::Found(position) => Some(position),
+                AtHome::Absent => None,
+                AtHome::Elsewhere => {
+                    elsewhere.push(at as u8);
+                    None
+                }
+            };
+            *found = position.map(known);
+        }
+        for at in elsewhere {
+            let position = self.lines.elsewhere(&probes[usize::from(at)], |_| true);
+            found[usize::from(at)] = position.map(known);
+        }
+    }
+
+    /// Compares the addresses of IPv6 flows whose images were found.
+    fn check_v6(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
+        let wide = |probe: &Probe, found: &Option<FlowHandle>| found.filter(|_| probe.is_v6);
+        for flow in probes.iter().zip(&*found).filter_map(|(probe, found)| wide(probe, found)) {
+            prefetch(&self.v6[flow.position()]);
+        }
+        for ((key, probe), found) in keys.iter().zip(probes).zip(found) {
+            if wide(probe, found).is_some_and(|flow| !self.v6_is(flow.position() as u32, key)) {
+                *found = self.find(key); // another flow with the same image, or none
+            }
+        }
+    }
+
+    fn v6_is(&self, position: u32, key: &FlowKey) -> bool {
+        self.v6[position as usize] == v6_addresses(key)
+    }
+
+    #[inline(always)]
+    fn handle(&self, position: u32) -> FlowHandle {
+        FlowHandle { place: NonZeroU32::MIN.saturating_add(position), flows: self.flows }
+    }
+
+    /// The flow behind a handle, unless it was removed since.
+    pub fn get(&self, handle: FlowHandle) -> Option<FlowRef<'_>> {
+        let position = handle.position();
+        let entry = self.entries.get(position).filter(|entry| entry.was_there(handle.flows))?;
+        Some(FlowRef { entry, actions: &self.actions, v6: &self.v6[position] })
+    }
+
+    /// The flow behind a handle, for changing it, unless it was removed since.
+    #[inline]
+    pub fn get_mut(&mut self, handle: FlowHandle) -> Option<FlowMut<'_>> {
+        let position = handle.position();
+        let entry = self.entries.get_mut(position).filter(|entry| entry.was_there(handle.flows))?;
+        Some(FlowMut { entry, actions: &mut self.actions, v6: &self.v6[position] })
     }
 
     /// A new entry for a key that is not in the table; none when the table is full.
     pub fn add(&mut self, key: FlowKey, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
-        let index = self.vacant()?;
-        let entry = &mut self.entries[index as usize];
-        let generation = entry.generation;
-        *entry = FlowEntry { state, last_ns: now_ns, generation, in_use: true, ..FlowEntry::vacant(key) };
-        let Self { index: table, entries, hasher, .. } = self;
-        let hash = hasher.hash_one(key);
-        table.insert_unique(hash, index, |&other| hasher.hash_one(entries[other as usize].key));
-        Some(FlowHandle { index, generation })
+        let position = self.vacant()?;
+        let image = self.lines.seed().image(&key);
+        self.flows += 1;
+        let entry = FlowEntry::new(image, &state, &mut self.actions, now_ns, self.flows);
+        self.entries[position as usize] = entry;
+        if image.is_v6 {
+            self.v6[position as usize] = v6_addresses(&key);
+        }
+        self.lines.insert(image, position);
+        Some(self.handle(position))
     }
 
     /// Takes a flow out and returns its list of parked packets, which the caller must end.
     pub fn remove(&mut self, handle: FlowHandle) -> Option<ParkedFlow> {
-        let key = self.get_mut(handle)?.key;
-        let hash = self.hasher.hash_one(key);
-        self.index.find_entry(hash, |&index| index == handle.index).ok()?.remove();
-        let entry = &mut self.entries[handle.index as usize];
-        entry.in_use = false;
-        entry.generation = entry.generation.wrapping_add(1);
-        self.free.push(handle.index);
-        Some(std::mem::take(&mut entry.parked))
+        let position = handle.position();
+        let entry = self.entries.get_mut(position).filter(|entry| entry.was_there(handle.flows))?;
+        self.lines.remove(&entry.image(), position as u32);
+        self.free.push(position as u32);
+        Some(entry.end(&mut self.actions))
     }
 
     /// True if a flow's time is up, though no sweep has come by to take it out; never for a pending one.
     pub fn is_over(&self, handle: FlowHandle, now_ns: u64) -> bool {
-        self.get(handle).is_some_and(|entry| idle_ns(entry, now_ns) > self.idle.of(entry))
+        self.get(handle).is_some_and(|entry| idle_ns(&entry, now_ns) > self.idle.of(&entry))
     }
 
     /// True if a rule's flow goes on: its connection is not over, and it is not idle for nearly its time, which the lcore of its
     /// other end, that counts from another packet, may hold to be up.
     pub fn is_live(&self, handle: FlowHandle, now_ns: u64) -> bool {
         self.get(handle).is_some_and(|entry| {
-            let limit_ns = self.idle.of(entry);
-            matches!(entry.state, FlowState::Active(_))
-                && !entry.is_closing()
-                && idle_ns(entry, now_ns) <= limit_ns - limit_ns / NEARLY
+            let limit_ns = self.idle.of(&entry);
+            entry.is_active() && !entry.is_closing() && idle_ns(&entry, now_ns) <= limit_ns - limit_ns / NEARLY
         })
-    }
-
-    fn get(&self, handle: FlowHandle) -> Option<&FlowEntry> {
-        let entry = self.entries.get(handle.index as usize)?;
-        (entry.in_use && entry.generation == handle.generation).then_some(entry)
     }
 
     /// Looks at up to `budget` slab positions and returns the first flow found whose time is up; the next call goes on behind
     /// it. A pending flow has its own deadline and is not returned.
     pub fn sweep(&mut self, now_ns: u64, budget: &mut usize) -> Option<FlowHandle> {
-        while *budget > 0 && !self.entries.is_empty() {
+        while *budget > 0 && self.used > 0 {
             *budget -= 1;
-            self.sweep_at = if self.sweep_at + 1 < self.entries.len() { self.sweep_at + 1 } else { 0 };
+            self.sweep_at = if self.sweep_at + 1 < self.used { self.sweep_at + 1 } else { 0 };
             let entry = &self.entries[self.sweep_at];
-            if entry.in_use && idle_ns(entry, now_ns) > self.idle.of(entry) {
-                return Some(FlowHandle { index: self.sweep_at as u32, generation: entry.generation });
+            if entry.is_in_use() && idle_ns(entry, now_ns) > self.idle.of(entry) {
+                return Some(self.handle(self.sweep_at as u32));
             }
         }
         None
@@ -208,79 +269,35 @@ impl ExactTable {
 
     /// What stands at a slab position, for reading the table back piece by piece: the outer none is the end, the inner one a
     /// free place.
-    pub fn at(&self, position: usize) -> Option<Option<&FlowEntry>> {
-        self.entries.get(position).map(|entry| entry.in_use.then_some(entry))
+    pub fn at(&self, position: usize) -> Option<Option<FlowRef<'_>>> {
+        let entry = self.entries[..self.used].get(position)?;
+        Some(entry.is_in_use().then(|| FlowRef { entry, actions: &self.actions, v6: &self.v6[position] }))
     }
 
     fn vacant(&mut self) -> Option<u32> {
-        if let Some(index) = self.free.pop() {
-            return Some(index);
-        }
-        if self.entries.len() == self.entries.capacity() {
-            return None;
-        }
-        let index = self.entries.len() as u32;
-        self.entries.push(FlowEntry::vacant(FlowEntry::NO_FLOW));
-        Some(index)
+        self.free.pop().or_else(|| {
+            let position = self.used;
+            self.used += usize::from(position < self.entries.len());
+            (position < self.used).then_some(position as u32)
+        })
     }
 }
 
-impl FlowEntry {
-    const NO_FLOW: FlowKey = FlowKey {
-        vport: packet::VportId::TUNNEL,
-        vni: match packet::Vni::new(0) {
-            Ok(vni) => vni,
-            Err(_) => unreachable!(),
-        },
-        five_tuple: packet::FiveTuple {
-            source: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-            destination: std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-        },
-    };
-
-    const fn vacant(key: FlowKey) -> Self {
-        Self {
-            key,
-            state: FlowState::Pending,
-            parked: ParkedFlow::EMPTY,
-            last_ns: 0,
-            packets: 0,
-            bytes: 0,
-            learned: false,
-            closed: 0,
-            announced: false,
-            generation: 0,
-            in_use: false,
-        }
-    }
-
-    /// Accounts for a packet of this flow.
-    pub fn meet(&mut self, bytes: u64, tcp_flags: u8, now_ns: u64) {
-        self.packets += 1;
-        self.bytes += bytes;
-        self.refresh(Side::Own, tcp_flags, now_ns);
-    }
-
-    /// Keeps the flow alive, because a packet of either direction passed. The connection is over once both sides have sent a
-    /// FIN, since either may go on after the other's (RFC 9293 section 3.6), or one a RST; a new SYN opens it again.
-    pub fn refresh(&mut self, side: Side, tcp_flags: u8, now_ns: u64) {
-        self.last_ns = now_ns;
-        if tcp_flags & RST != 0 {
-            self.closed = Side::Own as u8 | Side::Opposite as u8;
-        } else if tcp_flags & FIN != 0 {
-            self.closed |= side as u8;
-        } else if tcp_flags & SYN != 0 {
-            self.closed = 0;
-        }
-    }
-
-    const fn is_closing(&self) -> bool {
-        self.closed == Side::Own as u8 | Side::Opposite as u8
+impl FlowHandle {
+    /// Where the flow is, as in [`ExactTable::at`].
+    #[inline(always)]
+    pub const fn position(self) -> usize {
+        self.place.get() as usize - 1
     }
 }
+
+impl PartialEq for FlowHandle {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
+impl Eq for FlowHandle {}
 
 const fn idle_ns(entry: &FlowEntry, now_ns: u64) -> u64 {
     now_ns.saturating_sub(entry.last_ns)
@@ -288,143 +305,20 @@ const fn idle_ns(entry: &FlowEntry, now_ns: u64) -> u64 {
 
 impl IdleTimes {
     fn of(&self, entry: &FlowEntry) -> u64 {
-        match (entry.state, entry.key.five_tuple.protocol) {
-            (FlowState::Pending, _) => u64::MAX,
-            (FlowState::Rejected, _) => REJECTED_NS,
-            (FlowState::Active(_), protocol::TCP) if entry.is_closing() => self.tcp_closing_ns,
-            (FlowState::Active(_), protocol::TCP) => self.tcp_ns,
-            (FlowState::Active(_), protocol::UDP) => self.udp_ns,
-            (FlowState::Active(_), _) => self.other_ns,
+        if entry.is_pending() {
+            return u64::MAX;
+        }
+        if !entry.is_active() {
+            return REJECTED_NS;
+        }
+        match entry.image().protocol() {
+            protocol::TCP if entry.is_closing() => self.tcp_closing_ns,
+            protocol::TCP => self.tcp_ns,
+            protocol::UDP => self.udp_ns,
+            _ => self.other_ns,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use packet::{FiveTuple, Vni, VportId};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn key(flow: u16) -> FlowKey {
-        FlowKey {
-            vport: VportId(1),
-            vni: Vni::new(100).unwrap(),
-            five_tuple: FiveTuple {
-                source: [10, 0, 0, 1].into(),
-                destination: [10, 0, 0, 2].into(),
-                source_port: flow,
-                destination_port: 80,
-                protocol: protocol::TCP,
-            },
-        }
-    }
-
-    fn table(flows: u32) -> ExactTable {
-        ExactTable::new(&Limits { flows, ..Limits::default() })
-    }
-
-    #[test]
-    fn a_full_table_takes_no_more_and_a_removal_makes_room() {
-        let mut table = table(4);
-        let handles: Vec<_> = (0..4).map(|flow| table.add(key(flow), FlowState::Pending, 0).unwrap()).collect();
-        assert_eq!(table.add(key(9), FlowState::Pending, 0), None);
-        assert!(table.remove(handles[2]).is_some());
-        assert!(table.add(key(9), FlowState::Pending, 0).is_some());
-        assert_eq!(table.room(), 0);
-    }
-
-    #[test]
-    fn a_handle_dies_with_its_flow_though_the_place_is_used_again() {
-        let mut table = table(1);
-        let first = table.add(key(1), FlowState::Pending, 0).unwrap();
-        table.remove(first);
-        let second = table.add(key(2), FlowState::Pending, 0).unwrap();
-        assert!(table.get_mut(first).is_none());
-        assert!(table.remove(first).is_none());
-        assert_eq!(table.get_mut(second).unwrap().key, key(2));
-    }
-
-    #[test]
-    fn a_half_closed_connection_lives_on_until_the_other_side_closes_too() {
-        let limits = Limits { flows: 1, tcp_idle_s: 300, tcp_closing_s: 15, ..Limits::default() };
-        let mut table = ExactTable::new(&limits);
-        let action = action();
-        let flow = table.add(key(1), FlowState::Active(action), 0).unwrap();
-        table.get_mut(flow).unwrap().refresh(Side::Own, FIN, 0);
-        assert_eq!(table.sweep(20 * NANOS_PER_SECOND, &mut 10), None, "the server may still answer");
-        table.get_mut(flow).unwrap().refresh(Side::Opposite, FIN, 20 * NANOS_PER_SECOND);
-        assert_eq!(table.sweep(36 * NANOS_PER_SECOND, &mut 10), Some(flow));
-        table.get_mut(flow).unwrap().refresh(Side::Own, SYN, 36 * NANOS_PER_SECOND);
-        assert_eq!(table.sweep(60 * NANOS_PER_SECOND, &mut 10), None, "a new connection between the same ports");
-    }
-
-    #[test]
-    fn a_flow_is_live_until_nearly_its_time_and_over_behind_it() {
-        let mut table = ExactTable::new(&Limits { flows: 3, udp_idle_s: 16, tcp_idle_s: 16, ..Limits::default() });
-        let at = |seconds: u64| seconds * NANOS_PER_SECOND;
-        let flow = table.add(key(1), FlowState::Active(action()), 0).unwrap();
-        assert!(table.is_live(flow, at(15)) && !table.is_over(flow, at(15)));
-        assert!(
-            !table.is_live(flow, at(16)) && !table.is_over(flow, at(16)),
-            "too late for the one, too early for the other"
-        );
-        assert!(!table.is_live(flow, at(17)) && table.is_over(flow, at(17)));
-        table.get_mut(flow).unwrap().refresh(Side::Own, RST, at(17));
-        assert!(!table.is_live(flow, at(17)), "the connection is over");
-        let pending = table.add(key(2), FlowState::Pending, 0).unwrap();
-        assert!(!table.is_live(pending, 0) && !table.is_over(pending, u64::MAX));
-        table.remove(flow);
-        assert!(!table.is_live(flow, at(17)) && !table.is_over(flow, u64::MAX), "a handle dies with its flow");
-    }
-
-    fn action() -> ExactAction {
-        ExactAction {
-            vni: packet::Vni::new(1).unwrap(),
-            tag: packet::Tag::new(1).unwrap(),
-            direction: packet::Direction::Forward,
-            next: shm::rules::Next::Vport(VportId(2)),
-            delivery: shm::rules::Delivery::None,
-            path: packet::PathId(1),
-            path_mtu: 1_500,
-        }
-    }
-
-    #[test]
-    fn a_rejected_flow_expires_after_a_second_and_a_pending_one_by_its_own_deadline_only() {
-        let mut table = table(4);
-        let rejected = table.add(key(1), FlowState::Rejected, 0).unwrap();
-        table.add(key(2), FlowState::Pending, 0).unwrap();
-        assert_eq!(table.sweep(REJECTED_NS, &mut 100), None);
-        assert_eq!(table.sweep(u64::MAX / 2, &mut 100), Some(rejected));
-    }
-
-    proptest! {
-        /// Breaks if removal loses a neighbour, reuse resurrects a flow, or the index grows apart from the slab.
-        #[test]
-        fn it_behaves_like_a_map(steps in prop::collection::vec((0u16..24, any::<bool>()), 1..400)) {
-            let mut table = table(16);
-            let mut model: HashMap<FlowKey, FlowHandle> = HashMap::new();
-            let buckets = table.index.capacity();
-            for (flow, add) in steps {
-                let key = key(flow);
-                prop_assert_eq!(table.find(&key), model.get(&key).copied());
-                match (add, model.get(&key).copied()) {
-                    (true, None) => match table.add(key, FlowState::Pending, 0) {
-                        Some(handle) => { model.insert(key, handle); }
-                        None => prop_assert_eq!(model.len(), 16),
-                    },
-                    (false, Some(handle)) => {
-                        prop_assert!(table.remove(handle).is_some());
-                        model.remove(&key);
-                    }
-                    _ => {}
-                }
-                prop_assert_eq!(table.len(), model.len());
-                prop_assert_eq!(table.index.capacity().max(buckets), buckets, "the index grew");
-            }
-        }
-    }
-}
+mod tests;

@@ -114,8 +114,8 @@ impl Forwarder {
     /// controller is asked.
     pub fn from_head(&mut self, mbuf: Mbuf, found: Headers, key: FlowKey) {
         let Some(flow) = self.exact.find(&key) else { return self.miss(mbuf, found, key) };
-        let Some(entry) = self.exact.get_mut(flow) else { return };
-        match entry.state {
+        let Some(mut entry) = self.exact.get_mut(flow) else { return };
+        match entry.state() {
             FlowState::Active(action) => {
                 entry.meet(u64::from(found.ip_len()), found.tcp_flags, self.now_ns);
                 self.start_subchain(mbuf, found, key.vport, action);
@@ -136,7 +136,7 @@ impl Forwarder {
         let Some(flow) = self.exact.add(key, FlowState::Pending, self.now_ns) else {
             return self.end(mbuf, DropReason::FlowTableFull);
         };
-        let Some(entry) = self.exact.get_mut(flow) else { return };
+        let Some(mut entry) = self.exact.get_mut(flow) else { return };
         if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
             self.exact.remove(flow);
             return self.end(mbuf, DropReason::ParkingFull);
@@ -246,8 +246,8 @@ impl Forwarder {
     fn refresh(&mut self, key: &FlowKey, found: &Headers, path: PathId) {
         let Some(flow) = self.exact.find(key) else { return };
         self.audit_end(flow, found, path);
-        if let Some(entry) = self.exact.get_mut(flow)
-            && matches!(entry.state, FlowState::Active(_))
+        if let Some(mut entry) = self.exact.get_mut(flow)
+            && entry.is_active()
         {
             entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
         }
@@ -271,10 +271,10 @@ impl Forwarder {
         }
         if let Some(flow) = known {
             self.audit_end(flow, found, meta.path);
-            if let Some(entry) = self.exact.get_mut(flow) {
+            if let Some(mut entry) = self.exact.get_mut(flow) {
                 entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
-                let open = entry.learned || !matches!(entry.state, FlowState::Active(_)); // the controller's rules stay
-                if open && !is_error && entry.state != FlowState::Active(action) {
+                let open = entry.learned || !entry.is_active(); // the controller's rules stay
+                if open && !is_error && entry.action() != Some(&action) {
                     self.activate(flow, action, true);
                 }
             }
@@ -284,7 +284,7 @@ impl Forwarder {
             return Ok(());
         }
         let flow = self.exact.add(key, FlowState::Active(action), self.now_ns).ok_or(DropReason::FlowTableFull)?;
-        if let Some(entry) = self.exact.get_mut(flow) {
+        if let Some(mut entry) = self.exact.get_mut(flow) {
             entry.learned = true;
         }
         self.account.counters.flows_learned.add(1);
@@ -293,11 +293,11 @@ impl Forwarder {
 
     /// Puts a rule in force and lets the flow's parked packets go, in order.
     pub fn activate(&mut self, flow: FlowHandle, action: ExactAction, learned: bool) {
-        let Some(entry) = self.exact.get_mut(flow) else { return };
-        entry.state = FlowState::Active(action);
+        let Some(mut entry) = self.exact.get_mut(flow) else { return };
+        entry.set_state(FlowState::Active(action));
         entry.learned = learned;
         entry.last_ns = entry.last_ns.max(self.now_ns);
-        let (prior, mut parked) = (entry.key.vport, std::mem::take(&mut entry.parked));
+        let (prior, mut parked) = (entry.key().vport, std::mem::take(&mut entry.parked));
         while let Some(mbuf) = self.parking.take(&mut parked) {
             let found = match self.parse_own(prior, &mbuf) {
                 Ok(found) => found,
@@ -306,7 +306,7 @@ impl Forwarder {
                     continue;
                 }
             };
-            if let Some(entry) = self.exact.get_mut(flow) {
+            if let Some(mut entry) = self.exact.get_mut(flow) {
                 entry.meet(u64::from(found.ip_len()), found.tcp_flags, self.now_ns);
             }
             self.start_subchain(mbuf, found, prior, action);
@@ -317,8 +317,8 @@ impl Forwarder {
     /// was learned meanwhile stays.
     pub fn reject(&mut self, key: &FlowKey) {
         let Some(flow) = self.exact.find(key) else { return };
-        let Some(entry) = self.exact.get_mut(flow).filter(|entry| entry.state == FlowState::Pending) else { return };
-        entry.state = FlowState::Rejected;
+        let Some(mut entry) = self.exact.get_mut(flow).filter(|entry| entry.is_pending()) else { return };
+        entry.set_state(FlowState::Rejected);
         entry.last_ns = self.now_ns;
         let mut parked = std::mem::take(&mut entry.parked);
         while let Some(mbuf) = self.parking.take(&mut parked) {
@@ -337,7 +337,7 @@ impl Forwarder {
     /// Ends flows whose set-up took too long, retries announcements, and looks at some flows for idle ones.
     pub fn keep_time(&mut self) {
         while let Some(&Deadline { at_ns, flow }) = self.deadlines.front() {
-            let pending = self.exact.get_mut(flow).is_some_and(|entry| entry.state == FlowState::Pending);
+            let pending = self.exact.get_mut(flow).is_some_and(|entry| entry.is_pending());
             if pending && at_ns > self.now_ns {
                 break;
             }
@@ -360,8 +360,8 @@ impl Forwarder {
     /// Takes out a flow whose time is up, and says so.
     fn expire(&mut self, flow: FlowHandle) {
         let Some(entry) = self.exact.get_mut(flow) else { return };
-        if let FlowState::Active(ExactAction { path, .. }) = entry.state {
-            let (key, packets, bytes) = (entry.key, entry.packets, entry.bytes);
+        if let FlowState::Active(ExactAction { path, .. }) = entry.state() {
+            let (key, packets, bytes) = (entry.key(), entry.packets, entry.bytes);
             self.account.counters.flows_expired.add(1);
             self.controller.tell(Event::FlowExpired { key, path, packets, bytes }, &mut self.account);
         }
@@ -376,10 +376,10 @@ impl Forwarder {
         let end = self.deadlines.len().min(self.late_from + LATE);
         while self.late_from < end {
             let flow = self.deadlines[self.late_from].flow;
-            if let Some(entry) = self.exact.get_mut(flow).filter(|entry| !entry.announced) {
-                let (key, received_ns) = (entry.key, entry.last_ns);
+            if let Some(mut entry) = self.exact.get_mut(flow).filter(|entry| !entry.announced) {
+                let (key, received_ns) = (entry.key(), entry.last_ns);
                 let miss = Event::FlowMiss { key, tcp_flags: 0, length: 0, received_ns };
-                if entry.state == FlowState::Pending && !self.controller.announce(miss) {
+                if entry.is_pending() && !self.controller.announce(miss) {
                     return;
                 }
                 entry.announced = true;
@@ -395,7 +395,7 @@ impl Forwarder {
     /// A new controller is there: it is told of every flow that waits.
     pub fn announce_again(&mut self) {
         for at in 0..self.deadlines.len() {
-            if let Some(entry) = self.exact.get_mut(self.deadlines[at].flow) {
+            if let Some(mut entry) = self.exact.get_mut(self.deadlines[at].flow) {
                 entry.announced = false;
             }
         }

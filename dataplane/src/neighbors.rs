@@ -157,7 +157,7 @@ impl<T> Neighbors<T> {
     pub fn to_ask_again(&mut self, now_ns: u64, mut ask: impl FnMut(NeighborKey)) {
         for (&key, neighbor) in &mut self.known {
             let due = neighbor.asked_ns.is_none_or(|asked| now_ns.saturating_sub(asked) >= ASK_EVERY_NS);
-            if neighbor.mac.is_none() && neighbor.held.count() > 0 && due {
+            if neighbor.mac.is_none() && !neighbor.held.is_empty() && due {
                 neighbor.asked_ns = Some(now_ns);
                 ask(key);
             }

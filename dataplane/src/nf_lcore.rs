@@ -20,7 +20,6 @@ use shm::counters::NF_COUNTERS;
 use shm::rules::{Event, TagKey};
 
 use crate::account::OnceASecond;
-use crate::exact::FlowState;
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf};
@@ -191,7 +190,7 @@ impl NfLcore {
 
     fn knows(&mut self, key: &FlowKey) -> bool {
         let Some(flow) = self.forwarder.exact.find(key) else { return false };
-        self.forwarder.exact.get_mut(flow).is_some_and(|entry| matches!(entry.state, FlowState::Active(_)))
+        self.forwarder.exact.get_mut(flow).is_some_and(|entry| entry.is_active())
     }
 
     /// Once a millisecond: lets the NF forget what timed out.

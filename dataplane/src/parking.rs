@@ -3,21 +3,26 @@
 //! On the packet's path: step 1, between the flow miss and the rule. All slots are allocated once; each flow's packets form
 //! a list through them. Bounded per lcore by the number of slots and per flow by the caller's limit.
 
+use zerocopy::FromZeros;
+
 /// The list of one flow's parked packets. It must be handed back to [`Parking::take`] until it is empty.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct ParkedFlow {
-    first: Option<u32>,
-    last: Option<u32>,
-    count: u16,
-}
+///
+/// It is a ring of slots, known by its last one, so that it takes 4 bytes of a flow's entry: 0 for no packets, else one more than
+/// the slot's number.
+#[derive(Debug, Default, PartialEq, Eq, FromZeros)]
+pub struct ParkedFlow(u32);
 
 impl ParkedFlow {
     /// No packets.
-    pub const EMPTY: Self = Self { first: None, last: None, count: 0 };
+    pub const EMPTY: Self = Self(0);
 
-    /// How many packets are parked.
-    pub fn count(&self) -> u16 {
-        self.count
+    /// True if none is parked.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::EMPTY
+    }
+
+    fn last(&self) -> Option<u32> {
+        self.0.checked_sub(1)
     }
 }
 
@@ -32,14 +37,17 @@ pub struct Parking<T> {
 #[derive(Debug)]
 struct Slot<T> {
     parked: Option<T>,
-    next: Option<u32>,
+    /// The flow's next packet; behind its last one, its first.
+    next: u32,
+    /// In the slot of a flow's last packet, how many it has.
+    count: u16,
 }
 
 impl<T> Parking<T> {
     /// Room for `capacity` packets in all, `per_flow` of one flow.
     pub fn new(capacity: u32, per_flow: u16) -> Self {
         Self {
-            slots: (0..capacity).map(|_| Slot { parked: None, next: None }).collect(),
+            slots: (0..capacity).map(|_| Slot { parked: None, next: 0, count: 0 }).collect(),
             free: (0..capacity).rev().collect(),
             per_flow,
         }
@@ -57,31 +65,34 @@ impl<T> Parking<T> {
 
     /// Parks a packet behind the flow's others, or gives it back when a bound is reached.
     pub fn park(&mut self, flow: &mut ParkedFlow, packet: T) -> Result<(), T> {
-        if flow.count >= self.per_flow {
+        let count = flow.last().map_or(0, |last| self.slots[last as usize].count);
+        if count >= self.per_flow {
             return Err(packet);
         }
-        let Some(index) = self.free.pop() else { return Err(packet) };
-        self.slots[index as usize] = Slot { parked: Some(packet), next: None };
-        match flow.last {
-            Some(last) => self.slots[last as usize].next = Some(index),
-            None => flow.first = Some(index),
-        }
-        flow.last = Some(index);
-        flow.count += 1;
+        let Some(slot) = self.free.pop() else { return Err(packet) };
+        let first = match flow.last() {
+            Some(last) => std::mem::replace(&mut self.slots[last as usize].next, slot),
+            None => slot,
+        };
+        self.slots[slot as usize] = Slot { parked: Some(packet), next: first, count: count + 1 };
+        flow.0 = slot + 1;
         Ok(())
     }
 
     /// Takes the flow's oldest packet.
     pub fn take(&mut self, flow: &mut ParkedFlow) -> Option<T> {
-        let index = flow.first?;
-        let slot = &mut self.slots[index as usize];
-        let packet = slot.parked.take();
-        flow.first = slot.next.take();
-        flow.count -= 1;
-        if flow.first.is_none() {
-            flow.last = None;
+        let last = flow.last()?;
+        let first = self.slots[last as usize].next;
+        let packet = self.slots[first as usize].parked.take();
+        if first == last {
+            flow.0 = 0;
+        } else {
+            let second = self.slots[first as usize].next;
+            let last = &mut self.slots[last as usize];
+            last.next = second;
+            last.count -= 1;
         }
-        self.free.push(index);
+        self.free.push(first);
         packet
     }
 }

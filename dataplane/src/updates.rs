@@ -17,7 +17,7 @@ use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
 use crate::account::Account;
-use crate::exact::{FlowEntry, FlowState};
+use crate::exact::{FlowMut, FlowRef, FlowState};
 use crate::forwarder::Forwarder;
 use crate::outlets::RingConsumer;
 use crate::topology::Topology;
@@ -379,7 +379,7 @@ impl Forwarder {
             Update::InsertExact(rule) => {
                 let flow = self.exact.find(&rule.key);
                 let flow = flow.or_else(|| self.exact.add(rule.key, FlowState::Pending, self.now_ns));
-                let learned = |entry: &mut FlowEntry| entry.learned && matches!(entry.state, FlowState::Active(_));
+                let learned = |entry: FlowMut<'_>| entry.learned && entry.is_active();
                 // A rule that was learned while the controller was being asked stays: the flow has its way already.
                 if let Some(flow) = flow
                     && !self.exact.get_mut(flow).is_some_and(learned)
@@ -435,11 +435,11 @@ impl Forwarder {
 }
 
 /// An entry as it is read back; none if it has no rule.
-fn installed(entry: &FlowEntry, now_ns: u64) -> Option<Event> {
-    let FlowState::Active(action) = entry.state else { return None };
+fn installed(entry: FlowRef<'_>, now_ns: u64) -> Option<Event> {
+    let FlowState::Active(action) = entry.state() else { return None };
     let idle_ms = (now_ns.saturating_sub(entry.last_ns) / 1_000_000).min(u64::from(u32::MAX));
     Some(Event::Exact {
-        rule: ExactRule { key: entry.key, action },
+        rule: ExactRule { key: entry.key(), action },
         learned: entry.learned,
         packets: entry.packets,
         bytes: entry.bytes,

@@ -71,7 +71,6 @@ impl EndCapture {
         let name = format!("{}-{interface}", namespace.name());
         let file = scope.directory().join(format!("{name}.pcapng"));
         let text = file.display().to_string();
-        let passed_before = namespace.passed(interface);
         let command = namespace.command("dumpcap", &["-q", "-i", interface, "-s", "200", "-B", "64", "-w", &text]);
         let mut process =
             Process::start(&format!("dumpcap at {name}"), command, &scope.log(&format!("dumpcap-{name}")));
@@ -79,6 +78,8 @@ impl EndCapture {
             assert!(process.is_running(), "dumpcap has ended: {}", process.said());
             file.metadata().is_ok_and(|data| data.len() > 0).then_some(())
         });
+        // A packet that passed before the capture ran is not in the file.
+        let passed_before = namespace.passed(interface) - packets(&file);
         Self { process, file, namespace: namespace.clone(), interface: interface.to_owned(), passed_before }
     }
 

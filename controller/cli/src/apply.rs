@@ -35,8 +35,8 @@ pub fn run(which: &Which, options: &ApplyOptions) -> Result<(), Failure> {
 
 /// Starts an instance.
 pub fn scale(which: &Which, options: ScaleOptions) -> Result<(), Failure> {
-    let ScaleOptions { function: [tenant, nf], on: host, cpu, serves, config, manner } = options;
-    operate(which, Operation::AddInstance { tenant, nf, host, cpu, config, serves }, manner)
+    let ScaleOptions { function: [tenant, nf], on: host, cpu, serves, config, weight, manner } = options;
+    operate(which, Operation::AddInstance { tenant, nf, host, cpu, config, serves, weight }, manner)
 }
 
 /// Takes an instance out of use.

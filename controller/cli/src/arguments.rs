@@ -207,6 +207,9 @@ pub struct ScaleOptions {
     /// Keys in place of the function's own configuration, as a JSON object: a mangler's instance needs its own pool
     #[arg(long, value_name = "JSON", value_parser = object)]
     pub config: Option<serde_json::Value>,
+    /// Its share of new flows; 0 starts it without any, to be looked at first, and `towpath weights` lets flows in
+    #[arg(long, value_name = "SHARE")]
+    pub weight: Option<u32>,
     /// How it is done.
     #[command(flatten)]
     pub manner: Manner,

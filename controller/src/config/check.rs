@@ -86,10 +86,22 @@ fn check_vnis(problems: &mut Problems, config: &Config) {
 }
 
 /// Controllers of several hosts must find one another.
+fn is_vtep(host: &Host, address: IpAddr) -> bool {
+    host.underlay.as_ref().is_some_and(|underlay| underlay.address.addr() == address)
+}
+
 fn check_controllers(problems: &mut Problems, warnings: &mut Warnings, config: &Config) {
     let mut owners = HashMap::new();
     for host in &config.hosts {
         let Some(address) = host.controller else { continue };
+        if let Some(owner) = config.hosts.iter().find(|other| is_vtep(other, address.ip())) {
+            let text = format!(
+                "{} is the VTEP of host `{}`, which the kernel does not have; name an address of the host's own",
+                address.ip(),
+                owner.name
+            );
+            problems.note(host.line, format!("hosts.{}.controller", host.name), text);
+        }
         if let Some(owner) = owners.insert(address, &host.name) {
             let text = format!("{address} is host `{owner}`'s controller already; give each its own");
             problems.note(host.line, format!("hosts.{}.controller", host.name), text);
@@ -100,7 +112,7 @@ fn check_controllers(problems: &mut Problems, warnings: &mut Warnings, config: &
         let names: Vec<String> = alone.iter().map(|host| format!("`{}`", host.name)).collect();
         let text = format!(
             "{} without `controller`: changes are not agreed with the other hosts; give each host an address such as \
-             `controller: 192.0.2.1:7475`",
+             `controller: 198.51.100.1:7475`",
             names.join(", ")
         );
         warnings.note(first.line, key_of(first), text);

@@ -98,7 +98,7 @@ fn cpus(problems: &mut Problems, section: &Section<'_>) -> Cpus {
 
 /// Where the controller listens to the others.
 fn controller(problems: &mut Problems, value: &Value<'_>) -> Option<SocketAddr> {
-    let address: SocketAddr = value.parse(problems, "an address with a TCP port, such as `192.0.2.1:7475`")?;
+    let address: SocketAddr = value.parse(problems, "an address with a TCP port, such as `198.51.100.1:7475`")?;
     if !is_unicast(address.ip()) && !address.ip().is_loopback() || address.port() == 0 {
         let text =
             format!("{address} is not an address that the other hosts can reach; name one of this host's with a port");
@@ -247,7 +247,7 @@ pub(super) fn is_unicast(address: IpAddr) -> bool {
 
 fn limits(problems: &mut Problems, value: &Value<'_>) -> Limits {
     const RANGES: [(&str, i64, i64, &str); 11] = [
-        ("flows", 64, 16_777_216, "exact rules per lcore"),
+        ("flows", 64, 16_777_215, "exact rules per lcore"),
         ("tag_rules", 16, 65_536, "tag rules per lcore"),
         ("parked", 1, 1_048_576, "packets parked per lcore"),
         ("parked_per_flow", 1, 4_096, "packets parked per flow"),

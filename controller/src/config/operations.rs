@@ -34,6 +34,9 @@ pub enum Operation {
         /// The name of the chain that it is bound to, if it is a mangler's.
         #[serde(default)]
         serves: Option<String>,
+        /// Its share of new flows in every chain of the function, 0 for none yet; 1 if it is not given.
+        #[serde(default)]
+        weight: Option<u32>,
     },
     /// A copy gets no new flows and ends with its last one.
     DrainInstance {
@@ -134,6 +137,9 @@ fn sharing(tenant: &Tenant, chain: usize, nf: usize) -> Vec<usize> {
     std::iter::once(chain).chain(others.iter().filter(shares).copied()).collect()
 }
 
+/// The largest share of new flows.
+const MAX_WEIGHT: u32 = 1_000;
+
 struct Step<'a> {
     operation: &'a Operation,
     config: &'a mut Config,
@@ -155,8 +161,9 @@ impl Step<'_> {
                 for (name, weight) in weights {
                     let names = tenant.instances.iter().map(|found| found.name.as_str());
                     let instance = self.found("instance", name, names)?;
-                    if *weight > 1_000 {
-                        return Err(self.refused(format!("weight {weight} of `{name}` is too large; use 0..=1000")));
+                    if *weight > MAX_WEIGHT {
+                        let text = format!("weight {weight} of `{name}` is too large; use 0..={MAX_WEIGHT}");
+                        return Err(self.refused(text));
                     }
                     let nf = tenant.instances[instance].nf;
                     for index in sharing(&tenant, chain, nf) {
@@ -178,7 +185,9 @@ impl Step<'_> {
     }
 
     fn add_instance(&mut self, tenant: &str) -> Result<(), OperationError> {
-        let Operation::AddInstance { nf, host, cpu, config, serves, .. } = self.operation else { return Ok(()) };
+        let Operation::AddInstance { nf, host, cpu, config, serves, weight, .. } = self.operation else {
+            return Ok(());
+        };
         let tenant = self.tenant(tenant)?;
         let nf = self.found("function", nf, tenant.nfs.iter().map(|found| found.name.as_str()))?;
         let hosts = &self.config.hosts;
@@ -188,6 +197,9 @@ impl Step<'_> {
             .transpose()?;
         let chains = || tenant.chains.iter().map(|found| found.name.as_str());
         let serves = serves.as_ref().map(|chain| self.found("chain", chain, chains())).transpose()?;
+        if let Some(weight) = weight.filter(|weight| *weight > MAX_WEIGHT) {
+            return Err(self.refused(format!("weight {weight} is too large; use 0..={MAX_WEIGHT}")));
+        }
         if cpu.is_some() && host.is_none() {
             return Err(self.refused("a CPU is one of a host; name the host too, or neither".to_owned()));
         }
@@ -213,7 +225,14 @@ impl Step<'_> {
             pool: pool_of(kind, &config),
             config,
         };
-        self.tenant_mut(&tenant.name).instances.push(instance);
+        let tenant = self.tenant_mut(&tenant.name);
+        tenant.instances.push(instance);
+        let added = tenant.instances.len() - 1;
+        if let Some(weight) = weight {
+            for chain in tenant.chains.iter_mut().filter(|chain| chain.through.contains(&nf)) {
+                chain.weights.push((added, *weight));
+            }
+        }
         Ok(())
     }
 

@@ -310,8 +310,13 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "cpus: {io: 0}",
-        "cpus: {io: 0}\n    controller: 192.0.2.1",
-        "f.yaml:5: hosts.host1.controller: expected an address with a TCP port, such as `192.0.2.1:7475`, found `192.0.2.1`",
+        "cpus: {io: 0}\n    controller: 198.51.100.1",
+        "f.yaml:5: hosts.host1.controller: expected an address with a TCP port, such as `198.51.100.1:7475`, found `198.51.100.1`",
+    ),
+    (
+        "cpus: {io: 0}",
+        "cpus: {io: 0}\n    controller: 192.0.2.1:7475",
+        "f.yaml:3: hosts.host1.controller: 192.0.2.1 is the VTEP of host `host1`, which the kernel does not have; name an address of the host's own",
     ),
     (
         "{nf: tap, host: host2, cpu: 1}",
@@ -472,7 +477,7 @@ fn copies_without_a_number_take_the_free_ones_and_detect_is_no_mangler_yet() {
 
 #[test]
 fn a_host_without_a_controllers_address_beside_one_that_has_one_is_warned_of() {
-    let text = GOOD.replacen("cpus: {io: 0}", "cpus: {io: 0}\n    controller: 192.0.2.1:7475", 1);
+    let text = GOOD.replacen("cpus: {io: 0}", "cpus: {io: 0}\n    controller: 198.51.100.1:7475", 1);
     let config = parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
     assert!(config.warnings[0].text.starts_with("`host2` without `controller`: changes are not agreed"));
 }

@@ -144,7 +144,7 @@ impl Server {
             hosts.iter().filter(|host| host.controller.is_none()).map(|host| host.name.as_str()).collect();
         let line = format!(
             "{} has no `controller:` address in the file in force, and a change needs all hosts; end all controllers in \
-             order, give each host an address such as `controller: 192.0.2.1:7475`, and start them with that file",
+             order, give each host an address such as `controller: 198.51.100.1:7475`, and start them with that file",
             missing.join(", ")
         );
         (hosts.len() > 1 && !missing.is_empty()).then(|| failed(FailureKind::Refused, vec![line]))

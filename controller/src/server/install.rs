@@ -17,7 +17,17 @@ use crate::config::Hugepages;
 use crate::distribution::{Input, Refusal, Task};
 use crate::flows::Plan;
 use crate::process::{as_running, differences, union};
-use crate::steering::Command;
+use crate::steering::{Command, Occupant};
+
+/// What runs on each lcore, as the dataplane reports it.
+pub(super) fn occupants(lcores: &[LcoreReport]) -> Vec<Occupant> {
+    let occupant = |lcore: &LcoreReport| match (lcore.role, lcore.vport) {
+        (LcoreRole::Io, _) => Occupant::Ports,
+        (LcoreRole::Nf, Some(vport)) => Occupant::Instance(vport),
+        (LcoreRole::Nf, None) | (LcoreRole::Spare, _) => Occupant::Nobody,
+    };
+    lcores.iter().map(occupant).collect()
+}
 
 impl Server {
     /// The dataplane's document for what is in force and what is installed.
@@ -115,6 +125,7 @@ impl Server {
                 attachment.hello.warnings.push(warning);
             }
         }
+        self.handle.send(Command::Occupy(occupants(&attachment.hello.lcores)));
         let runs = |lcore: &LcoreReport| if lcore.role == LcoreRole::Nf { lcore.vport } else { None };
         let running: BTreeSet<_> = attachment.hello.lcores.iter().filter_map(runs).collect();
         let before = self.versions.failed.len();

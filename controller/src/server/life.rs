@@ -18,6 +18,7 @@ use shm::rules::Epoch;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
+use super::install::occupants;
 use super::versions::{Versions, composed, hosts, plan_of};
 use super::{Attachment, CAPTURE_QUEUE, FIRST_CONNECTION, FIRST_LINK, SIGNALS, Server, State, TICK, WAKER, Waiting};
 use super::{change, record_file, watch};
@@ -340,11 +341,12 @@ impl Server {
             self.versions.rewrites.clear();
             self.versions.violations.clear();
         }
+        let occupants = occupants(&hello.lcores);
         self.versions.reconfiguring = None;
         self.events_lost = 0;
         self.state = State::Attached(Box::new(Attachment { hello, counters, stream, ready: false }));
         if lines.is_empty() {
-            self.handle.send(Command::Attach { lcores, doorbell, epoch, fresh, failed });
+            self.handle.send(Command::Attach { lcores, doorbell, epoch, fresh, failed, occupants });
         } else {
             tracing::warn!("dataplane {pid} differs from the configuration and is restarted: {}", lines.join("; "));
             self.restart();

@@ -12,7 +12,7 @@ use shm::launch::Launch;
 use super::change::Asked;
 use super::peers::Question;
 use super::{Server, State, record_file};
-use crate::compose::compose;
+use crate::compose::{check, compose};
 use crate::config::{self, Config, ConfigErrors, operations};
 use crate::distribution::links::{LinkEvent, Links};
 use crate::distribution::{Action, Document, Input, Letter, Machine, Refusal, Stamp, Task, digest};
@@ -113,6 +113,12 @@ pub(super) fn plan_of(document: &Document, host: &str, reuse: Option<&Plan>) -> 
         return Err(vec![format!("{}: host `{host}`, which this controller serves, is missing", document.file)]);
     };
     let composition = compose(&config, &document.state, reuse.map(|plan| &plan.composition)).map_err(lines)?;
+    check::verify(&config, &composition).map_err(|wrong| {
+        let line = |wrong: String| {
+            format!("{wrong}: the composition contradicts itself, which is our mistake; report it with the file")
+        };
+        wrong.into_iter().map(line).collect::<Vec<_>>()
+    })?;
     Ok(Plan { config, composition, host })
 }
 

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use packet::FlowKey;
 use shm::doorbell::DoorbellWaiter;
-use shm::link::ControllerLink;
 use shm::ring::RingError;
 use shm::rules::{Epoch, TagKey, TagRule, Update};
 
-use super::{Installed, Lane, PlacedTag, Report, Serve, Steering, Ticket, at};
+use super::{Installed, Lane, Occupant, PlacedTag, Report, Serve, Steering, Ticket, at};
 
 /// How long a read-back may take.
 const READ_BACK_LIMIT: Duration = Duration::from_secs(10);
@@ -29,14 +28,14 @@ pub(super) struct ReadBackJob {
 }
 
 impl Steering {
-    pub(super) fn attach(&mut self, links: Vec<ControllerLink>, bell: DoorbellWaiter, epoch: Epoch, fresh: bool) {
+    pub(super) fn attach(&mut self, lanes: Vec<Lane>, bell: DoorbellWaiter, epoch: Epoch, fresh: bool) {
         self.detach();
         self.epoch = self.epoch.max(epoch.0);
         if let Err(error) = self.register(&bell) {
             tracing::error!("the doorbell can't be watched: {error}");
         }
         self.doorbell = Some(bell);
-        self.lanes = links.into_iter().map(Lane::new).collect();
+        self.lanes = lanes;
         let captures = self.taps.all();
         self.say_to_all(&captures);
         if !fresh {
@@ -65,6 +64,35 @@ impl Steering {
         }
     }
 
+    /// Instances have come and gone. Whoever is gone answers nothing more, and its flows are gone with it.
+    pub(super) fn occupy(&mut self, occupants: &[Occupant]) {
+        let captures = self.taps.all();
+        for (lcore, occupant) in (0..self.lanes.len()).zip(occupants) {
+            let before = self.lanes[lcore].occupant();
+            if before == *occupant {
+                continue;
+            }
+            if let Err(error) = self.take_events(lcore) {
+                return self.break_link(error);
+            }
+            for epoch in self.lanes[lcore].change_occupant(*occupant) {
+                self.awaited.remove(&epoch.0);
+            }
+            if let Occupant::Instance(vport) = before {
+                self.sessions.forget_all_at(vport);
+            }
+            for job in &mut self.read_backs {
+                job.open.remove(&lcore);
+            }
+            if self.lanes[lcore].is_heard() {
+                captures.iter().for_each(|update| self.lanes[lcore].say(*update));
+            }
+        }
+        let numbers: Vec<u32> = self.read_backs.iter().map(|job| job.number).collect();
+        numbers.into_iter().for_each(|number| self.end_read_back(number));
+        self.go_on();
+    }
+
     pub(super) fn break_link(&mut self, error: RingError) {
         self.detach();
         self.report(Report::LinkBroken(error));
@@ -91,7 +119,7 @@ impl Steering {
         self.read_backs.push(ReadBackJob {
             number,
             ticket,
-            open: (0..self.lanes.len()).collect(),
+            open: (0..self.lanes.len()).filter(|lcore| self.lanes[*lcore].is_heard()).collect(),
             exact: Vec::new(),
             tags: Vec::new(),
             mark: self.sessions.mark(),
@@ -118,11 +146,16 @@ impl Steering {
     }
 
     pub(super) fn hear_done(&mut self, lcore: usize, number: u32) {
-        let Some(place) = self.read_backs.iter().position(|job| job.number == number) else { return };
-        self.read_backs[place].open.remove(&lcore);
-        if !self.read_backs[place].open.is_empty() {
-            return;
+        if let Some(job) = self.read_backs.iter_mut().find(|job| job.number == number) {
+            job.open.remove(&lcore);
+            self.end_read_back(number);
         }
+    }
+
+    /// Gives the answer once no lcore is open any more.
+    fn end_read_back(&mut self, number: u32) {
+        let done = |job: &ReadBackJob| job.number == number && job.open.is_empty();
+        let Some(place) = self.read_backs.iter().position(done) else { return };
         let job = self.read_backs.remove(place);
         self.forget_unseen(&job);
         match job.ticket {

@@ -88,6 +88,8 @@ struct Lcore {
 #[derive(Default)]
 struct World {
     lcores: Vec<Lcore>,
+    /// Lcores that run something.
+    awake: Vec<usize>,
     tables: Tables,
     refuse_above: Option<usize>,
     refuse_launch: Option<String>,
@@ -159,7 +161,7 @@ pub fn run(launch: &Path, socket: &Path) {
     let world = Arc::new(Mutex::new(World { lcores, tables, ..World::default() }));
     serve_side_door(&socket.with_file_name("fake.sock"), Arc::clone(&world));
     let mut hello = hello(launch);
-    world.lock().unwrap().tables.instances = instances(&hello.lcores);
+    world.lock().unwrap().occupy(&hello.lcores);
     let mut stream: Option<ControlStream> = None;
     let started = Instant::now();
     // A test that died must not leave this process behind.
@@ -287,16 +289,32 @@ impl World {
             return Control::NotReconfigured { reason: "what can't change would".into() };
         }
         (hello.lcores, hello.launch) = (reports(&launch), launch);
-        self.tables.instances = instances(&hello.lcores);
+        self.occupy(&hello.lcores);
         self.tables.reconfigured += 1;
         Control::Reconfigured { lcores: hello.lcores.clone(), warnings: Vec::new() }
+    }
+
+    /// Spare lcores read nothing and have no tables; what was said to one before is thrown away when it starts.
+    fn occupy(&mut self, lcores: &[LcoreReport]) {
+        self.tables.instances = instances(lcores);
+        let awake = lcores.iter().filter(|lcore| lcore.role != LcoreRole::Spare).map(|lcore| lcore.index).collect();
+        let before: Vec<usize> = std::mem::replace(&mut self.awake, awake);
+        for (index, lcore) in self.lcores.iter_mut().enumerate() {
+            if !self.awake.contains(&index) {
+                lcore.exact.clear();
+                lcore.tags.clear();
+                lcore.staged.clear();
+            } else if !before.contains(&index) {
+                while let Some(Ok(Some(_))) = lcore.link.as_mut().map(|link| link.updates.pop()) {}
+            }
+        }
     }
 
     fn turn(&mut self) {
         if self.hold {
             return;
         }
-        for index in 0..self.lcores.len() {
+        for index in self.awake.clone() {
             while let Some(Ok(Some(update))) = self.lcores[index].link.as_mut().map(|link| link.updates.pop()) {
                 self.hear(index, update);
             }

@@ -161,6 +161,7 @@ fn one_more_instance_is_a_core_and_its_paths_and_touches_nothing_else() {
         cpu: None,
         config: None,
         serves: None,
+        weight: None,
     };
     let config = apply(&config, &[add]).unwrap();
     let made = compose(&config, &before.state, Some(&before)).unwrap();
