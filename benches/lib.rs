@@ -38,6 +38,7 @@ pub mod schedule;
 pub mod search;
 #[cfg(test)]
 mod simulated;
+pub mod speed;
 pub mod steering;
 pub mod text;
 pub mod udp;

@@ -10,12 +10,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::report::FlowSetupReport;
 use crate::text::rate_name;
 
-const SIZE: (u32, u32) = (1_000, 600);
-const FONT: &str = "DejaVu Sans, Helvetica, Arial, sans-serif";
-const INK: RGBColor = RGBColor(40, 44, 52);
-const FAINT: RGBColor = RGBColor(215, 219, 226);
+pub(crate) const SIZE: (u32, u32) = (1_000, 600);
+pub(crate) const FONT: &str = "DejaVu Sans, Helvetica, Arial, sans-serif";
+pub(crate) const INK: RGBColor = RGBColor(40, 44, 52);
+pub(crate) const FAINT: RGBColor = RGBColor(215, 219, 226);
 /// Colours that remain apart for the colour-blind (after Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
+pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use crate::speed::SpeedCommand;
+
 /// Steers traffic along chains of network functions: check and apply a configuration, see what runs, capture, measure.
 #[derive(Debug, Parser)]
 #[command(name = "towpath", version, arg_required_else_help = true)]
@@ -321,6 +323,9 @@ pub enum BenchCommand {
         #[arg(long, default_value_t = 1)]
         ports: u16,
     },
+    /// How fast packets go.
+    #[command(flatten)]
+    Speed(SpeedCommand),
 }
 
 /// `towpath bench flow-setup`.

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::FlowSetup(options) => flow_setup(&options),
+        BenchCommand::Speed(command) => crate::speed::run(command),
         BenchCommand::Steering(options) => compare_steering(&options),
         BenchCommand::Compose(options) => measure_compose(&options),
         BenchCommand::Echo { listen, ports } => {

@@ -13,6 +13,7 @@ mod connection;
 mod files;
 mod get;
 mod pages;
+mod speed;
 mod tables;
 mod top;
 
