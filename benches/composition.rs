@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use bench::allocations;
 use bench::compose::{ComposePlan, run};
 
 fn main() -> ExitCode {
@@ -12,8 +13,7 @@ fn main() -> ExitCode {
     } else {
         ComposePlan { chains: vec![10], runs: 1 }
     };
-    let count = |work: &mut dyn FnMut()| allocation_counter::measure(work).count_total;
-    match run(&plan, std::env::args().collect(), Some(count), |_| {}) {
+    match run(&plan, std::env::args().collect(), Some(allocations::during), |_| {}) {
         Ok(report) => {
             print!("{}", report.text());
             ExitCode::SUCCESS

@@ -21,6 +21,7 @@
 //! Units: times are nanoseconds of the path's own monotonic clock, rates are flows per second.
 #![forbid(unsafe_code)]
 
+pub mod allocations;
 pub mod compose;
 pub mod driver;
 pub mod echo;

@@ -28,8 +28,8 @@ use shm::link::{self, ControllerLink};
 use shm::rules::{Epoch, Event, TagKey, TagRule, Update};
 
 use super::traffic::{self, PEER_MAC, PEER_VTEP, SERVER, SERVER_GATEWAY, Sender, VTEP};
-use super::trial::allocations;
 use super::{Function, SpeedError, Traffic, Work, failed, rules};
+use crate::allocations::so_far as allocations;
 
 /// Packets of one burst, each of a flow of its own.
 const BURST: u32 = dpdk::BURST as u32;

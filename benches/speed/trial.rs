@@ -7,6 +7,8 @@ use hdrhistogram::Histogram;
 use shm::rules::Update;
 use shm::snapshot::LcoreSnapshot;
 
+use crate::allocations;
+
 use super::site::Site;
 use super::{Source, SpeedError, TrialResult, TrialSpec, Windows, Work, bare, failed, hops, lookups, rules};
 
@@ -19,15 +21,6 @@ const SETUP_TIMEOUT: Duration = Duration::from_millis(1_500);
 const SETTLE_STEP: Duration = Duration::from_millis(50);
 /// The lcore that takes packets in and sends them.
 const IO: usize = 0;
-
-#[global_allocator]
-static ALLOCATIONS: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
-
-/// Allocations of this process since it started, all threads.
-pub fn allocations() -> u64 {
-    let stats = ALLOCATIONS.stats();
-    (stats.allocations + stats.reallocations) as u64
-}
 
 /// Runs a trial.
 pub fn run(spec: &TrialSpec) -> Result<TrialResult, SpeedError> {
@@ -76,9 +69,9 @@ pub fn measured(
     let first = sample();
     let mut last = first;
     while last.at - first.at < duration {
-        let before = allocations();
+        let before = allocations::so_far();
         pass_time()?;
-        allocated += allocations() - before;
+        allocated += allocations::so_far() - before;
         let now = sample();
         let packets = now.packets - last.packets;
         if packets > 0 {
