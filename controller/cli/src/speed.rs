@@ -301,14 +301,29 @@ fn write_file(file: Option<&Path>, content: impl FnOnce() -> Result<String, Fail
         .map_err(|error| Failure::Other(format!("{}: can't be written: {error}", file.display())))
 }
 
+/// What the names of scratch directories begin with; the process's number follows.
+const SCRATCH: &str = "towpath-bench-";
+
 /// A directory for the traffic's files that goes when the run ends.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("towpath-bench-{}", std::process::id()));
+        remove_abandoned();
+        let path = std::env::temp_dir().join(format!("{SCRATCH}{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(Self(path))
+    }
+}
+
+/// Removes what runs left behind that were ended by a signal: directories with the number of no process.
+fn remove_abandoned() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path()); // another's stays
+        }
     }
 }
 
