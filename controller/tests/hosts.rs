@@ -49,6 +49,7 @@ fn add_edge(host: &str, cpu: u16) -> Operation {
     Operation::AddInstance {
         tenant: "acme".into(),
         nf: "edge".into(),
+        number: None,
         host: Some(host.into()),
         cpu: Some(cpu),
         config: None,
@@ -150,6 +151,11 @@ fn an_instance_is_added_and_drained_while_flows_run() {
     let ended = pair.one.door.wait("its end", |tables| !has_instance(tables, "acme/edge/2"));
     assert!(ended.tags.len() < tables.tags.len(), "its paths' rules went before it");
     assert_eq!(instance_state(&pair.one, "acme/edge/2"), None);
+    let Response::Config(config) = pair.two.ask(&Request::Config).unwrap() else { panic!() };
+    assert_eq!(config.operations, [] as [String; 0], "nothing of it is left to be computed from");
+    operate(&pair.two, add_edge("host1", 5)).unwrap();
+    assert!(has_instance(&pair.one.door.order(&Order::Tables), "acme/edge/2"), "its name and its core are free");
+    pair.wait_for(5);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub fn run(which: &Which, options: &ApplyOptions) -> Result<(), Failure> {
 /// Starts an instance.
 pub fn scale(which: &Which, options: ScaleOptions) -> Result<(), Failure> {
     let ScaleOptions { function: [tenant, nf], on: host, cpu, serves, config, weight, manner } = options;
-    operate(which, Operation::AddInstance { tenant, nf, host, cpu, config, serves, weight }, manner)
+    operate(which, Operation::AddInstance { tenant, nf, number: None, host, cpu, config, serves, weight }, manner)
 }
 
 /// Takes an instance out of use.
