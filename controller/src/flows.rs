@@ -147,11 +147,11 @@ impl Sessions {
         let before = flows.len();
         for (key, session) in flows {
             let id = session.action.path;
-            let (Some(before), Some(path)) = (old.composition.path(id), self.plan.composition.path(id)) else {
-                continue;
-            };
-            let (head, was) = (&path.elements[0], &before.elements[0]);
-            let is_head = head.host == self.plan.host && key.vport == was.vport;
+            let Some(path) = self.plan.composition.path(id) else { continue };
+            // One that only this plan has was given to the flow by it, while it was the next one.
+            let before = old.composition.path(id).unwrap_or(path);
+            let head = &path.elements[0];
+            let is_head = head.host == self.plan.host && key.vport == before.elements[0].vport;
             if is_head && is_same(before, path) {
                 let (vport, action) = (head.vport, path.action);
                 self.record(FlowKey { vport, ..key }, action);

@@ -180,7 +180,7 @@ impl Server {
         let reuse = Some(&self.plan.composition);
         let state = compose(&config, &state, reuse).map_err(lines)?.state;
         let newest = self.versions.machine.peers().filter_map(|(_, _, status)| Some(status?.active.version)).max();
-        let version = active.version.max(newest.unwrap_or(0)) + 1;
+        let version = active.version.max(newest.unwrap_or(0)).saturating_add(1);
         let document = Document { version, file, yaml, operations, state };
         let plan = plan_of(&document, &self.options.host, Some(&self.plan))?;
         Ok((document, plan))
