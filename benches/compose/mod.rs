@@ -146,7 +146,16 @@ fn measure(
 /// The instance that is added: of a kind in the middle.
 fn one_more(specification: Specification) -> Operation {
     let (tenant, nf, host) = specification.middle();
-    Operation::AddInstance { tenant, nf, host: Some(host), cpu: Some(1), config: None, serves: None, weight: None }
+    Operation::AddInstance {
+        tenant,
+        nf,
+        host: Some(host),
+        cpu: Some(1),
+        config: None,
+        serves: None,
+        weight: None,
+        number: None,
+    }
 }
 
 fn verify(chains: usize, config: &Config, composition: &Composition) -> Result<u64, ComposeError> {

@@ -200,6 +200,7 @@ fn as_operations(testbed: &Testbed, change: Change) -> Vec<Operation> {
             vec![Operation::AddInstance {
                 tenant,
                 nf: testbed.kinds[kind].name.clone(),
+                number: None,
                 host: Some(format!("h{}", testbed.host(instances[place].0))),
                 cpu: Some(1),
                 config: testbed.pool(kind, place).map(|pool| serde_json::json!({ "pool": [pool] })),

@@ -598,8 +598,11 @@ pub struct VersionRow {
     pub active: Option<u64>,
     /// Names its document.
     pub digest: Option<String>,
-    /// The version that is installed there and waits for its leader's word.
+    /// The version that is installed there and neither in force nor given up.
     pub installed: Option<u64>,
+    /// Of this controller's host: for whom that waits, and what to do.
+    #[serde(default)]
+    pub waits_for: Option<String>,
 }
 
 /// The word for a class of drops in answers.

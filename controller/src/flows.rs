@@ -135,8 +135,8 @@ impl Sessions {
         self.failed.retain(|vport| old.get(vport) == new.get(vport));
     }
 
-    /// Goes by another plan for another dataplane: vports and lcores may be others. Flows go on if their head and their path
-    /// are still there, the others are forgotten; how many.
+    /// Goes by another plan for another dataplane: vports and lcores may be others. Flows go on if their path is still there, also
+    /// as one that retires; the others are forgotten; how many.
     pub fn move_to_plan(&mut self, plan: Arc<Plan>) -> usize {
         let old = std::mem::replace(&mut self.plan, plan);
         self.turns.clear();
@@ -146,11 +146,14 @@ impl Sessions {
         self.per_path.clear();
         let before = flows.len();
         for (key, session) in flows {
-            let head = self.plan.part().vport(&old.part().vport_name(key.vport));
-            let Some(path) = self.plan.composition.path(session.action.path) else { continue };
-            let same = old.composition.path(session.action.path).is_some_and(|found| found.name == path.name);
-            if let (Some(vport), true) = (head, same) {
-                let action = path.action;
+            let id = session.action.path;
+            let Some(path) = self.plan.composition.path(id) else { continue };
+            // One that only this plan has was given to the flow by it, while it was the next one.
+            let before = old.composition.path(id).unwrap_or(path);
+            let head = &path.elements[0];
+            let is_head = head.host == self.plan.host && key.vport == before.elements[0].vport;
+            if is_head && is_same(before, path) {
+                let (vport, action) = (head.vport, path.action);
                 self.record(FlowKey { vport, ..key }, action);
             }
         }
@@ -203,9 +206,13 @@ impl Sessions {
         }
     }
 
-    /// Whether new flows may take the path.
-    pub fn is_usable(&self, path: PathId) -> bool {
-        self.plan.composition.path(path).is_none_or(|path| !touches(&self.plan, path, &self.failed, &self.elsewhere))
+    /// Whether a flow may go on by its path: its rules are in force and its instances run.
+    fn is_usable(&self, path: PathId) -> bool {
+        let runs = |plan: &Plan| {
+            let found = plan.composition.path(path);
+            found.map(|path| !touches(plan, path, &self.failed, &self.elsewhere))
+        };
+        runs(&self.plan).or_else(|| runs(self.next.as_ref()?)).unwrap_or(false)
     }
 
     /// A rule that is installed already, said by an earlier controller.
@@ -306,6 +313,16 @@ impl Sessions {
     pub fn per_path(&self) -> &HashMap<PathId, u64> {
         &self.per_path
     }
+}
+
+/// Whether a path is what it was in another plan: a name changes when an element retires, a place when a tenant is numbered anew,
+/// not both.
+fn is_same(before: &InstancePath, after: &InstancePath) -> bool {
+    let at =
+        |path: &InstancePath| path.elements.iter().map(|element| (element.host, element.vport)).collect::<Vec<_>>();
+    before.name == after.name
+        || (before.vni, before.forward, before.reverse, at(before))
+            == (after.vni, after.forward, after.reverse, at(after))
 }
 
 fn touches(plan: &Plan, path: &InstancePath, failed: &HashSet<VportId>, elsewhere: &HashSet<(usize, VportId)>) -> bool {

@@ -87,7 +87,16 @@ fn operation(config: &Config, random: &mut Random) -> Option<Operation> {
         0 | 1 => {
             let nf = tenant.nfs[random.below(tenant.nfs.len())].name.clone();
             let host = random.chance(50).then(|| config.hosts[random.below(config.hosts.len())].name.clone());
-            Operation::AddInstance { tenant: name, nf, host, cpu: None, config: None, serves: None, weight: None }
+            Operation::AddInstance {
+                tenant: name,
+                nf,
+                host,
+                cpu: None,
+                config: None,
+                serves: None,
+                weight: None,
+                number: None,
+            }
         }
         2 if !tenant.instances.is_empty() => {
             let instance = tenant.instances[random.below(tenant.instances.len())].name.clone();
@@ -241,6 +250,7 @@ fn many_chains_over_many_hosts_are_composed_and_one_more_instance_changes_little
     let operation = Operation::AddInstance {
         tenant: "t0".into(),
         nf,
+        number: None,
         host: None,
         cpu: None,
         config: None,

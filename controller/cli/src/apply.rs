@@ -36,7 +36,7 @@ pub fn run(which: &Which, options: &ApplyOptions) -> Result<(), Failure> {
 /// Starts an instance.
 pub fn scale(which: &Which, options: ScaleOptions) -> Result<(), Failure> {
     let ScaleOptions { function: [tenant, nf], on: host, cpu, serves, config, weight, manner } = options;
-    operate(which, Operation::AddInstance { tenant, nf, host, cpu, config, serves, weight }, manner)
+    operate(which, Operation::AddInstance { tenant, nf, number: None, host, cpu, config, serves, weight }, manner)
 }
 
 /// Takes an instance out of use.
@@ -154,7 +154,8 @@ fn text(applied: &Applied) -> String {
     let what = match (applied.dry_run, count, applied.hosts.is_empty()) {
         (_, 0, true) => format!("nothing to change in version {version}"),
         (true, ..) => format!("{count} {noun}, none made (dry run)"),
-        (false, ..) => format!("{count} {noun}, in force everywhere as version {version}"),
+        (false, ..) if applied.late.is_empty() => format!("{count} {noun}, in force everywhere as version {version}"),
+        (false, ..) => format!("{count} {noun}, in force as version {version}, later on {}", applied.late.join(", ")),
     };
     let moved = if applied.restart.is_some() { "" } else { "0 live flows moved, " };
     text + &format!("{what}; {moved}{} of this host keep their rules\n", applied.flows_kept)
@@ -189,6 +190,8 @@ mod tests {
         assert_eq!(text(&none), expected);
         let made = text(&Applied { dry_run: false, ..applied() });
         assert!(made.contains("in force everywhere as version 4"), "{made}");
+        let late = text(&Applied { dry_run: false, late: vec!["host2".into()], ..applied() });
+        assert!(late.contains("in force as version 4, later on host2"), "{late}");
     }
 
     #[test]

@@ -252,7 +252,11 @@ fn versions(rows: &[VersionRow]) -> String {
             or_dash(host.digest.as_ref()),
         ]
     };
-    table(&["host", "reachable", "in force", "installed", "digest"], &[2, 3], rows.iter().map(row))
+    let mut text = table(&["host", "reachable", "in force", "installed", "digest"], &[2, 3], rows.iter().map(row));
+    for line in rows.iter().filter_map(|host| host.waits_for.as_ref()) {
+        text += &format!("{line}\n");
+    }
+    text
 }
 
 fn audit(audit: &Audit) -> String {

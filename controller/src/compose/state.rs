@@ -207,6 +207,12 @@ impl TenantState {
 }
 
 impl State {
+    /// Whether a tenant has an element of this name, in use or retired.
+    pub fn has_element(&self, tenant: &str, name: &str) -> bool {
+        let named = |tenant: &Arc<TenantState>| tenant.elements.values().any(|element| element.name == name);
+        self.tenants.get(tenant).is_some_and(named)
+    }
+
     /// The paths that the configuration lacks and that may still have flows, with their names.
     pub fn retired(&self) -> impl Iterator<Item = (PathId, &str)> {
         let paths = self.tenants.values().flat_map(|tenant| &tenant.paths);

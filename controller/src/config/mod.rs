@@ -7,6 +7,7 @@
 //! The keys are documented in [`EXAMPLE`], which is also what `towpath init` writes.
 
 mod check;
+pub mod compaction;
 mod hosts;
 mod instances;
 pub mod operations;

@@ -22,6 +22,9 @@ pub enum Operation {
         tenant: String,
         /// The function's name.
         nf: String,
+        /// The number in its name; the next one if it is not given.
+        #[serde(default)]
+        number: Option<u32>,
         /// The host's name.
         #[serde(default)]
         host: Option<String>,
@@ -123,6 +126,22 @@ pub fn apply(config: &Config, operations: &[Operation]) -> Result<Config, Operat
     Ok(config)
 }
 
+/// The same, and the operations with the numbers of added instances: these keep their names whatever becomes of others.
+pub fn number(config: &Config, operations: &[Operation]) -> Result<(Config, Vec<Operation>), OperationError> {
+    let config = apply(config, operations)?;
+    // What operations add is behind what the file has, in their order.
+    let mut numbered = operations.to_vec();
+    let mut next: BTreeMap<String, usize> = BTreeMap::new();
+    for operation in numbered.iter_mut().rev() {
+        let Operation::AddInstance { tenant, number, .. } = operation else { continue };
+        let Some(found) = config.tenants.iter().find(|found| found.name == *tenant) else { continue };
+        let left = next.entry(tenant.clone()).or_insert(found.instances.len());
+        *left = left.saturating_sub(1);
+        *number = found.instances.get(*left).map(|instance| instance.number);
+    }
+    Ok((config, numbered))
+}
+
 /// The chain, and those that share with it the way on behind a mangler on which the function stands.
 fn sharing(tenant: &Tenant, chain: usize, nf: usize) -> Vec<usize> {
     let own = &tenant.chains[chain];
@@ -185,7 +204,7 @@ impl Step<'_> {
     }
 
     fn add_instance(&mut self, tenant: &str) -> Result<(), OperationError> {
-        let Operation::AddInstance { nf, host, cpu, config, serves, weight, .. } = self.operation else {
+        let Operation::AddInstance { nf, number, host, cpu, config, serves, weight, .. } = self.operation else {
             return Ok(());
         };
         let tenant = self.tenant(tenant)?;
@@ -212,7 +231,11 @@ impl Step<'_> {
         if let Err(error) = nf::validate(&kind.function, &config) {
             return Err(self.refused(format!("{error}; correct the instance's own configuration")));
         }
-        let number = 1 + tenant.instances_of(nf).map(|index| tenant.instances[index].number).max().unwrap_or(0);
+        let numbers = || tenant.instances_of(nf).map(|index| tenant.instances[index].number);
+        if let Some(taken) = number.filter(|number| numbers().any(|known| known == *number)) {
+            return Err(self.refused(format!("`{}/{taken}` is there already; leave out the number", kind.name)));
+        }
+        let number = number.unwrap_or(1 + numbers().max().unwrap_or(0));
         let instance = Instance {
             name: format!("{}/{number}", kind.name),
             number,

@@ -43,8 +43,11 @@ impl Document {
 pub struct Record {
     /// What it goes by.
     pub active: Document,
-    /// What it has installed at a leader's word and neither activated nor withdrawn.
+    /// What it has installed, at a leader's word or as the leader, and neither activated nor withdrawn.
     pub installed: Option<Installed>,
+    /// Attempts that it has promised not to make at their leader's word; the latest last.
+    #[serde(default)]
+    pub refused: Vec<ChangeId>,
 }
 
 /// What waits for its leader's word.

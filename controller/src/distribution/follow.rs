@@ -1,12 +1,14 @@
 //! The other hosts' part: check, install, wait for the leader's word.
 
+use std::collections::BTreeSet;
+
 use super::machine::Work;
-use super::{Action, ChangeId, Document, Installed, Machine, Message, Record, Refusal, Stamp, Task};
+use super::{Action, ChangeId, Document, Installed, Machine, Message, Refusal, Stamp, Task};
 
 /// A change that a peer leads.
 #[derive(Debug, Clone)]
 pub(super) struct Follow {
-    change: ChangeId,
+    pub(super) change: ChangeId,
     pub(super) document: Document,
     pub(super) stamp: Stamp,
     composed: String,
@@ -15,6 +17,12 @@ pub(super) struct Follow {
     deadline_ms: u64,
     /// What is being done for it.
     pub(super) task: Option<Task>,
+    /// Since when the leader can't be reached.
+    pub(super) lost_since_ms: Option<u64>,
+    /// Hosts that have promised not to go by it.
+    pub(super) sealed: BTreeSet<String>,
+    /// The operator knows for whom it waits.
+    pub(super) told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,17 +30,39 @@ enum Step {
     Checking,
     Prepared,
     Installing,
-    /// Said and written down: only the leader's word, or a peer that is active with it, ends this.
+    /// Said and written down: only the leader's word, a peer that is active with it, or the promises of all but the leader not to
+    /// be end this.
     Installed,
 }
 
 impl Follow {
-    /// As it was written down before this controller's start.
+    /// As it was written down, by this controller or before its start.
     pub(super) fn installed(installed: Installed) -> Self {
         let Installed { change, document, composed } = installed;
         let stamp = document.stamp();
-        let step = Step::Installed;
-        Self { change, document, stamp, composed, allow_restart: true, step, deadline_ms: 0, task: None }
+        Self { allow_restart: true, step: Step::Installed, ..Self::new(change, document, stamp, composed) }
+    }
+
+    fn new(change: ChangeId, document: Document, stamp: Stamp, composed: String) -> Self {
+        Self {
+            change,
+            document,
+            stamp,
+            composed,
+            allow_restart: false,
+            step: Step::Checking,
+            deadline_ms: 0,
+            task: None,
+            lost_since_ms: None,
+            sealed: BTreeSet::new(),
+            told: false,
+        }
+    }
+
+    /// As it is to be written down.
+    pub(super) fn record(&self) -> Installed {
+        let (change, document, composed) = (self.change.clone(), self.document.clone(), self.composed.clone());
+        Installed { change, document, composed }
     }
 
     pub(super) fn is_installed(&self) -> bool {
@@ -43,8 +73,8 @@ impl Follow {
         let (version, leader) = (self.stamp.version, &self.change.leader);
         match self.step {
             Step::Installed => format!(
-                "version {version}, led by {leader}, is installed here and waits for {leader}'s word; see that its \
-                 controller runs, then try again"
+                "version {version}, led by {leader}, is installed here and not decided; see for whom it waits (towpath get \
+                 versions), then try again"
             ),
             _ => format!("{leader} leads a change to version {version}; try again when it is done"),
         }
@@ -80,6 +110,9 @@ impl Machine {
         let stamp = document.stamp();
         let (ours, wanted) = (self.stamp.version, stamp.version);
         let problem = busy.or_else(|| {
+            if self.has_refused(&change) {
+                return Some("it has promised the other hosts not to make this change; try again".into());
+            }
             if wanted <= ours {
                 return Some(format!("it goes by version {ours} already; try again"));
             }
@@ -98,14 +131,10 @@ impl Machine {
             allow_restart,
         });
         self.work = Work::Following(Follow {
-            change,
-            document: *document,
-            stamp,
-            composed,
             allow_restart,
-            step: Step::Checking,
             deadline_ms: self.now_ms + self.times.prepare_ms + self.times.install_ms,
             task: Some(task),
+            ..Follow::new(change, *document, stamp, composed)
         });
     }
 
@@ -139,11 +168,8 @@ impl Machine {
             }
             (Ok(()), Step::Installing) => {
                 follow.step = Step::Installed;
-                let (document, composed) = (follow.document.clone(), follow.composed.clone());
-                let installed = Some(Installed { change: change.clone(), document, composed });
                 self.work = Work::Following(follow);
-                let record = Record { active: self.active.clone(), installed };
-                self.actions.push(Action::Persist(Box::new(record)));
+                self.persist();
                 self.send(&leader, Message::Installed { change });
             }
             (Err(refusal), step) => {
@@ -157,10 +183,19 @@ impl Machine {
     }
 
     pub(super) fn activate(&mut self, from: &str, change: ChangeId, stamp: &Stamp) {
+        if from != change.leader {
+            return;
+        }
         match &self.work {
-            Work::Following(follow) if follow.change == change && follow.is_installed() => self.commit_following(),
-            _ if self.stamp == *stamp && !self.is_activating() => self.send(from, Message::Activated { change }),
-            _ => {}
+            Work::Following(follow)
+                if follow.change == change && follow.is_installed() && !self.has_refused(&change) =>
+            {
+                self.commit_following();
+            }
+            _ if self.stamp == *stamp && self.is_activating() => {}
+            _ if self.stamp == *stamp => self.send(from, Message::Activated { change }),
+            // It was given up here, or is not known any more.
+            _ => self.seal(from, change, stamp),
         }
     }
 
@@ -187,11 +222,10 @@ impl Machine {
     }
 
     /// Undoes what was done for the change, which can't be made any more.
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         let Work::Following(follow) = std::mem::replace(&mut self.work, Work::Nothing) else { return };
         if follow.step == Step::Installed {
-            let record = Record { active: self.active.clone(), installed: None };
-            self.actions.push(Action::Persist(Box::new(record)));
+            self.persist();
         }
         if matches!(follow.step, Step::Installing | Step::Installed) {
             self.actions.push(Action::Withdraw);

@@ -2,23 +2,41 @@
 
 use std::collections::BTreeSet;
 
+use super::follow::Follow;
 use super::machine::{Peer, Work};
-use super::{Action, ChangeId, Document, Machine, Message, Phase, Refusal, Stamp, Task};
+use super::{Action, ChangeId, Document, Installed, Machine, Message, Phase, Refusal, Stamp, Task};
 
 /// A change that this host leads.
 #[derive(Debug, Clone)]
 pub(super) struct Lead {
-    change: ChangeId,
-    document: Document,
-    stamp: Stamp,
+    pub(super) change: ChangeId,
+    pub(super) document: Document,
+    pub(super) stamp: Stamp,
     composed: String,
     allow_restart: bool,
     phase: Phase,
     /// Who has not answered in this phase.
     waiting: BTreeSet<String>,
     deadline_ms: u64,
+    /// A host goes by it, so all will.
+    made: bool,
+    /// Hosts that have promised not to go by it.
+    pub(super) sealed: BTreeSet<String>,
     /// This host's own work in this phase.
     pub(super) task: Task,
+}
+
+impl Lead {
+    /// It is installed everywhere, and nobody is known that goes by it.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Activating && !self.made
+    }
+
+    /// As it is written down while it is open.
+    pub(super) fn record(&self) -> Installed {
+        let (change, document, composed) = (self.change.clone(), self.document.clone(), self.composed.clone());
+        Installed { change, document, composed }
+    }
 }
 
 impl Machine {
@@ -41,9 +59,20 @@ impl Machine {
         let stamp = document.stamp();
         let phase = Phase::Preparing;
         let deadline_ms = self.now_ms + self.times.prepare_ms;
-        let waiting = self.everybody();
-        self.work =
-            Work::Leading(Lead { change, document, stamp, composed, allow_restart, phase, waiting, deadline_ms, task });
+        let (waiting, made, sealed) = (self.everybody(), false, BTreeSet::new());
+        self.work = Work::Leading(Lead {
+            change,
+            document,
+            stamp,
+            composed,
+            allow_restart,
+            phase,
+            waiting,
+            deadline_ms,
+            made,
+            sealed,
+            task,
+        });
         self.tell_progress();
     }
 
@@ -106,19 +135,49 @@ impl Machine {
 
     /// A host has done what this phase asks of it.
     pub(super) fn counted(&mut self, host: &str, change: ChangeId, phase: Phase) {
-        let Work::Leading(lead) = &mut self.work else { return self.tell_over(host, change) };
+        let Work::Leading(lead) = &self.work else { return self.counted_late(host, change, phase) };
         if lead.change != change {
             return self.tell_over(host, change);
         }
-        if lead.phase != phase || !lead.waiting.remove(host) {
+        if lead.phase != phase || !lead.waiting.contains(host) {
             return;
         }
+        if phase == Phase::Activating {
+            self.commit_leading();
+        }
+        let Work::Leading(lead) = &mut self.work else { return };
+        lead.waiting.remove(host);
         self.tell_progress();
         self.end_phase();
     }
 
+    /// The same once nobody is asked any more.
+    fn counted_late(&mut self, host: &str, change: ChangeId, phase: Phase) {
+        match &self.work {
+            Work::Following(follow) if phase == Phase::Activating && follow.change == change => self.commit_following(),
+            _ => self.tell_over(host, change),
+        }
+    }
+
+    /// A host goes by what this one leads: it is made.
+    pub(super) fn commit_leading(&mut self) {
+        let Work::Leading(lead) = &mut self.work else { return };
+        if lead.is_open() {
+            lead.made = true;
+            let (document, composed, change) = (lead.document.clone(), lead.composed.clone(), lead.change.clone());
+            self.go_by(document, composed, Some(change));
+        }
+    }
+
     /// Somebody waits for the outcome of an attempt that is led no more.
     fn tell_over(&mut self, host: &str, change: ChangeId) {
+        if let Work::Following(follow) = &self.work
+            && follow.change == change
+        {
+            // Whoever can may still make it.
+            let stamp = follow.stamp.clone();
+            return self.send(host, Message::Activate { change, stamp });
+        }
         if host != self.me && change.leader == self.me {
             let active = self.stamp.clone();
             self.send(host, Message::Over { change, active });
@@ -148,15 +207,18 @@ impl Machine {
             Phase::Installing => {
                 lead.phase = Phase::Activating;
                 lead.deadline_ms = self.now_ms + self.times.activate_ms;
-                let (document, composed, stamp) = (lead.document.clone(), lead.composed.clone(), lead.stamp.clone());
+                let stamp = lead.stamp.clone();
                 let waiting = self.everybody();
                 if let Work::Leading(lead) = &mut self.work {
                     lead.waiting = waiting;
                 }
                 // Written down before anybody hears of it.
-                self.go_by(document, composed, Some(change.clone()));
+                self.persist();
                 self.send_all(&Message::Activate { change, stamp });
                 self.tell_progress();
+                if self.peers.is_empty() {
+                    self.commit_leading();
+                }
             }
             Phase::Activating => {
                 self.work = Work::Nothing;
@@ -174,13 +236,32 @@ impl Machine {
         }
     }
 
-    /// Nobody has activated it, so nobody will; or it is made, and whoever is late will follow. The caller has taken the work
-    /// away.
-    pub(super) fn abort(&mut self, lead: Lead, refusal: Refusal) {
-        if lead.phase == Phase::Activating {
+    /// Time is up for those who are to go by it. If any does, the late will follow; else this host waits like any other. The
+    /// caller has taken the work away.
+    fn end_late(&mut self, lead: Lead) {
+        if lead.made {
             let late = lead.waiting.into_iter().collect();
             self.actions.push(Action::Done(Ok(late)));
             return;
+        }
+        let late: Vec<&str> = self.peers.keys().map(String::as_str).collect();
+        let version = lead.stamp.version;
+        let line = format!(
+            "no answer, so whether version {version} comes into force is open: it is installed everywhere, and decided as              soon as {} can be reached; see `towpath get versions`",
+            late.join(", ")
+        );
+        let refusal = Refusal { host: late.join(", "), reasons: vec![line], needs_restart: false };
+        self.actions.push(Action::Done(Err(refusal)));
+        self.work = Work::Following(Follow::installed(lead.record()));
+    }
+
+    /// Nobody goes by it, and nobody will. The caller has taken the work away.
+    pub(super) fn abort(&mut self, lead: Lead, refusal: Refusal) {
+        if lead.made {
+            return self.end_late(lead);
+        }
+        if lead.is_open() {
+            self.persist();
         }
         let active = self.stamp.clone();
         self.send_all(&Message::Over { change: lead.change, active });
@@ -196,7 +277,8 @@ impl Machine {
         let Work::Leading(lead) = &mut self.work else { return };
         let away = |name: &String| self.peers.get(name).is_some_and(|peer| !peer.connected);
         if lead.phase == Phase::Activating {
-            if lead.waiting.iter().all(away) {
+            let open = lead.is_open();
+            if lead.waiting.iter().all(|name| away(name) || (open && *name == self.me)) {
                 lead.deadline_ms = self.now_ms;
                 self.lead_deadline();
             }
@@ -214,8 +296,7 @@ impl Machine {
             Work::Leading(lead) if lead.deadline_ms <= now => {
                 let late: Vec<String> = lead.waiting.iter().cloned().collect();
                 if lead.phase == Phase::Activating {
-                    self.actions.push(Action::Done(Ok(late)));
-                    return;
+                    return self.end_late(lead);
                 }
                 let phase = if lead.phase == Phase::Preparing { "check" } else { "install" };
                 let line = format!(

@@ -21,6 +21,8 @@ pub struct Times {
     pub install_ms: u64,
     /// To hear from all that they have activated; it goes on without them.
     pub activate_ms: u64,
+    /// How long a leader may be away before the others decide without it.
+    pub lost_ms: u64,
     /// Between two looks at what is not settled.
     pub repeat_ms: u64,
     /// Between two attempts to forget idle paths, after one failed.
@@ -29,7 +31,14 @@ pub struct Times {
 
 impl Default for Times {
     fn default() -> Self {
-        Self { prepare_ms: 10_000, install_ms: 90_000, activate_ms: 10_000, repeat_ms: 1_000, forget_again_ms: 60_000 }
+        Self {
+            prepare_ms: 10_000,
+            install_ms: 90_000,
+            activate_ms: 10_000,
+            lost_ms: 5_000,
+            repeat_ms: 1_000,
+            forget_again_ms: 60_000,
+        }
     }
 }
 
@@ -172,6 +181,8 @@ pub struct Machine {
     /// The digest of what was composed from it.
     composed: String,
     pub(super) work: Work,
+    /// Attempts that are not made at their leader's word.
+    pub(super) refused: Vec<ChangeId>,
     run: u64,
     changes: u64,
     tasks: u64,
@@ -205,6 +216,7 @@ impl Machine {
             active: record.active,
             composed,
             work,
+            refused: record.refused,
             run,
             changes: 0,
             tasks: 0,
@@ -225,12 +237,24 @@ impl Machine {
         &self.active
     }
 
-    /// What it has installed at a leader's word and not activated.
+    /// What it has installed, at a leader's word or as the leader, and not activated.
     pub fn installed(&self) -> Option<&Document> {
         match &self.work {
             Work::Following(follow) if follow.is_installed() => Some(&follow.document),
+            Work::Leading(lead) if lead.is_open() => Some(&lead.document),
             _ => None,
         }
+    }
+
+    /// What is to be written down now.
+    pub(super) fn persist(&mut self) {
+        let installed = match &self.work {
+            Work::Following(follow) if follow.is_installed() => Some(follow.record()),
+            Work::Leading(lead) if lead.is_open() => Some(lead.record()),
+            _ => None,
+        };
+        let record = Record { active: self.active.clone(), installed, refused: self.refused.clone() };
+        self.actions.push(Action::Persist(Box::new(record)));
     }
 
     /// How this host is.
@@ -347,6 +371,8 @@ impl Machine {
             Message::Prepared { change } => self.counted(from, change, Phase::Preparing),
             Message::Installed { change } => self.counted(from, change, Phase::Installing),
             Message::Activated { change } => self.counted(from, change, Phase::Activating),
+            Message::Seal { change, stamp } => self.seal(from, change, &stamp),
+            Message::Sealed { change } => self.sealed(from, &change),
             Message::Refused { change, refusal } => self.refused(&change, refusal),
             Message::Inquire { change } => self.answer_inquiry(from, change),
             Message::Fetch => {
@@ -374,37 +400,34 @@ impl Machine {
             )));
             return;
         }
-        if let Work::Following(follow) = &self.work
-            && follow.is_installed()
-            && follow.stamp == theirs
-        {
-            self.commit_following();
-            return;
+        match &self.work {
+            Work::Following(follow) if follow.is_installed() && follow.stamp == theirs => self.commit_following(),
+            Work::Leading(lead) if lead.is_open() && lead.stamp == theirs => self.commit_leading(),
+            _ => self.look_ahead(from, &theirs),
         }
-        self.look_ahead(from, &theirs);
+    }
+
+    /// The version up to which nothing is to be fetched.
+    pub(super) fn known_version(&self) -> u64 {
+        match &self.work {
+            // What is installed here may yet be made, and nothing older or as old can be.
+            Work::Following(follow) if follow.is_installed() => follow.stamp.version,
+            Work::Leading(lead) if lead.is_open() => lead.stamp.version,
+            Work::CatchingUp { document, .. } => document.version,
+            _ => self.stamp.version,
+        }
     }
 
     /// A peer that is ahead has what all have agreed on; it is fetched.
     fn look_ahead(&mut self, from: &str, theirs: &Stamp) {
-        let known = match &self.work {
-            // What is installed here may yet be made, and nothing older or as old can be.
-            Work::Following(follow) if follow.is_installed() => follow.stamp.version,
-            Work::CatchingUp { document, .. } => document.version,
-            _ => self.stamp.version,
-        };
-        if theirs.version > known && self.now_ms >= self.fetch_again_ms {
+        if theirs.version > self.known_version() && self.now_ms >= self.fetch_again_ms {
             self.fetch_again_ms = self.now_ms + self.times.repeat_ms;
             self.send(from, Message::Fetch);
         }
     }
 
     fn catch_up(&mut self, from: &str, document: Box<Document>, composed: String) {
-        let known = match &self.work {
-            Work::Following(follow) if follow.is_installed() => follow.stamp.version,
-            Work::CatchingUp { document, .. } => document.version,
-            _ => self.stamp.version,
-        };
-        if document.version <= known || self.activating.is_some() {
+        if document.version <= self.known_version() || self.activating.is_some() {
             return;
         }
         let ours = document.version;
@@ -460,8 +483,7 @@ impl Machine {
         self.stamp = document.stamp();
         self.active = document;
         self.composed = composed;
-        let record = Record { active: self.active.clone(), installed: None };
-        self.actions.push(Action::Persist(Box::new(record)));
+        self.persist();
         let task = self.next_task();
         self.activating = Some((task, change));
         self.actions.push(Action::Activate { task });
@@ -499,6 +521,7 @@ impl Machine {
         self.next_look_ms = self.now_ms + self.times.repeat_ms;
         self.send_all(&Message::Status(self.status()));
         self.inquire();
+        self.resolve();
         let ahead = self.peers.iter().filter_map(|(name, peer)| Some((name, &peer.status.as_ref()?.active)));
         if let Some((name, stamp)) = ahead.max_by_key(|(_, stamp)| stamp.version) {
             let (name, stamp) = (name.clone(), stamp.clone());

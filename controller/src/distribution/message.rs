@@ -80,7 +80,7 @@ pub enum Message {
         /// The attempt.
         change: ChangeId,
     },
-    /// Leader: everybody has installed it; go by it.
+    /// Leader: everybody has installed it, I too; go by it.
     Activate {
         /// The attempt.
         change: ChangeId,
@@ -89,6 +89,18 @@ pub enum Message {
     },
     /// I do.
     Activated {
+        /// The attempt.
+        change: ChangeId,
+    },
+    /// Its leader can't be reached: promise that you will not go by it at its word.
+    Seal {
+        /// The attempt.
+        change: ChangeId,
+        /// Of its document.
+        stamp: Stamp,
+    },
+    /// I do not go by it, and promise that I never will at its leader's word; written down.
+    Sealed {
         /// The attempt.
         change: ChangeId,
     },

@@ -8,9 +8,16 @@
 //!          ◄────────────────────── Prepared or Refused
 //!  Install ──────────────────────────────►  instances started, new tag rules in force; written down; heads still go by the old
 //!          ◄───────────────────── Installed or Refused
-//!  written down as active: from here on there is no way back
-//!  Activate ─────────────────────────────►  written down as active; heads go by the new plan
+//!  written down as installed everywhere
+//!  Activate ─────────────────────────────►  written down as active: from here on there is no way back; heads go by the new plan
 //!          ◄───────────────────── Activated
+//!  after the first of them: written down as active; heads go by the new plan
+//!
+//!  every other host, without its leader for long                  every third host
+//!  promise written down: not at the leader's word
+//!  Seal ─────────────────────────────────►  the same promise, unless it goes by the version or hears the leader
+//!          ◄───────────────────── Sealed, or how it is
+//!  all have promised: it is undone
 //! ```
 //!
 //! Pure: no clock, no I/O. [`Input`]s with a given time go in, [`Action`]s come out and are done in their order.
@@ -19,14 +26,18 @@
 //! Invariants (tested by simulation with crashes, lost connections, delayed and repeated messages):
 //! - No two hosts are ever active with different documents of one version.
 //! - A host is active with a document only after every host has it installed, written down.
-//! - A host that has said `Installed` waits for the leader's word, however long it takes, or for a peer that is active with it.
-//!   Until then its old plan goes on, and what it installed stays, since others may use it. One that has only prepared gives
-//!   up when it loses the leader, or after a time.
+//! - The leader is never the first that is active. So once all hosts but the leader have promised not to heed its `Activate`, and
+//!   none of them is active, none ever will be, and what is installed may go: nobody has to wait for a dead leader.
+//! - A host that has said `Installed` waits for the leader's word, for a peer that is active with it, or for all these promises.
+//!   If a further host is away too it goes on waiting, since that one may be active; so does the leader if no host that it can
+//!   reach has said anything. Meanwhile the old plan goes on, and what is installed stays, since others may use it. A host that has
+//!   only prepared gives up when it loses the leader, or after a time.
+//! - While one host is dead and no other fault happens, the others settle, if they are two or more.
 //! - Whoever is behind a peer fetches what that peer is active with.
 //!
 //! Errors: a [`Refusal`] names the host and the reason; the old version stays in force.
 //!
-//! Source: two-phase commit with unanimous votes (Gray, 1978).
+//! Source: two-phase commit with unanimous votes (Gray, 1978); the promises are those of a higher ballot (Lamport, 1998).
 
 mod document;
 mod follow;
@@ -35,6 +46,7 @@ mod lead;
 pub mod links;
 mod machine;
 mod message;
+mod resolve;
 mod wire;
 
 pub use document::{Document, Installed, Record, Stamp, digest};

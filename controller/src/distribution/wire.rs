@@ -22,7 +22,7 @@ use super::{Key, Letter};
 const PREAMBLE: &[u8; 8] = b"TOWPATH\x01";
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 /// Counted up when what is said changes its meaning.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// The longest letter, bytes.
 pub(super) const MAX_FRAME: usize = 32 << 20;
 /// The longest Hello, bytes.

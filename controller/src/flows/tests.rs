@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use packet::{FiveTuple, Vni, protocol};
 
@@ -185,11 +187,40 @@ fn moving_to_a_plan_with_other_vports_keeps_flows_whose_path_is_still_there() {
     let config = config::parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
     let composition = compose(&config, &old.composition.state, None).map_err(|errors| errors.to_string()).unwrap();
     let new = Arc::new(Plan { config, composition, host: 0 });
-    assert_eq!(sessions.move_to_plan(new.clone()), 4, "the flows through nat/2");
+    assert_eq!(sessions.move_to_plan(new.clone()), 0, "nat/2 retires, its flows go on");
+    let mut retired = 0;
     for (_, rule) in sessions.rules() {
         assert_eq!(rule.key.vport, new.part().vport("t/clients").unwrap());
         assert_eq!(rule.action, new.composition.path(rule.action.path).unwrap().action);
-        assert!(path_of(&new, &rule).contains("nat/1"));
+        retired += usize::from(path_of(&new, &rule).contains("nat/2 (retired)"));
+    }
+    assert_eq!(retired, 4);
+    let forgotten: BTreeSet<PathId> = new.composition.state.retired().map(|(id, _)| id).collect();
+    let state = new.composition.state.forget(&forgotten);
+    let composition = compose(&new.config, &state, None).map_err(|errors| errors.to_string()).unwrap();
+    let last = Arc::new(Plan { config: new.config.clone(), composition, host: 0 });
+    assert_eq!(sessions.move_to_plan(last.clone()), 4, "a path that is forgotten has no rules");
+}
+
+/// Breaks if a flow whose rule was lost gets the rule of a path that is forgotten, whose way is gone.
+#[test]
+fn a_flow_of_a_forgotten_path_gets_another_one() {
+    let old = plan(FILE);
+    let mut sessions = Sessions::new(old.clone());
+    let rules: Vec<ExactRule> =
+        (0..8).map(|port| sessions.handle_miss(key(&old, "t/clients", port, 80)).unwrap()).collect();
+    let text = FILE.replace("      - {nf: nat, host: h, cpu: 4, config: {pool: [10.9.0.16/28]}}\n", "");
+    let config = config::parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
+    let made = compose(&config, &old.composition.state, None).map_err(|errors| errors.to_string()).unwrap();
+    let forgotten: BTreeSet<PathId> = made.state.retired().map(|(id, _)| id).collect();
+    let composition = compose(&config, &made.state.forget(&forgotten), None).map_err(|_| ()).unwrap();
+    let new = Arc::new(Plan { config, composition, host: 0 });
+    sessions.adopt_plan(new.clone());
+    for rule in rules {
+        let again = sessions.handle_miss(rule.key).unwrap();
+        let known = new.composition.path(again.action.path);
+        assert!(known.is_some_and(|path| path.action == again.action), "{again:?}");
+        assert!(again == rule || path_of(&old, &rule).contains("nat/2"), "others keep theirs");
     }
 }
 

@@ -186,6 +186,7 @@ impl Server {
                 active: status.as_ref().map(|status| status.active.version),
                 digest: status.as_ref().map(|status| status.active.digest.clone()),
                 installed: status.and_then(|status| status.installed).map(|stamp| stamp.version),
+                waits_for: if here { machine.waits_for() } else { None },
             }
         };
         self.plan.config.hosts.iter().map(row).collect()

@@ -15,6 +15,7 @@ use super::{Server, State, Waiting, failed};
 use crate::api::{Applied, FailureKind, HostChange, Progress, Response};
 use crate::compose::{compose, difference};
 use crate::config;
+use crate::config::compaction::compact;
 use crate::config::operations::{self, Operation};
 use crate::distribution::{Document, Input, Phase, Refusal};
 use crate::flows::Plan;
@@ -172,11 +173,14 @@ impl Server {
             }
         };
         let config = config::parse(&file, &yaml).map_err(lines)?;
-        let config = operations::apply(&config, &operations).map_err(|error| vec![error.to_string()])?;
+        let wrong = |error: operations::OperationError| vec![error.to_string()];
+        let (_, operations) = operations::number(&config, &operations).map_err(wrong)?;
+        let operations = compact(&config, &operations, |tenant, instance| !state.has_element(tenant, instance));
+        let config = operations::apply(&config, &operations).map_err(wrong)?;
         let reuse = Some(&self.plan.composition);
         let state = compose(&config, &state, reuse).map_err(lines)?.state;
         let newest = self.versions.machine.peers().filter_map(|(_, _, status)| Some(status?.active.version)).max();
-        let version = active.version.max(newest.unwrap_or(0)) + 1;
+        let version = active.version.max(newest.unwrap_or(0)).saturating_add(1);
         let document = Document { version, file, yaml, operations, state };
         let plan = plan_of(&document, &self.options.host, Some(&self.plan))?;
         Ok((document, plan))

@@ -175,7 +175,7 @@ fn from_file(options: &Options, version: u64) -> Result<Beginning, RunError> {
     let composition = compose(&config, &compose::State::default(), None)?;
     let (file, state) = (config.file.clone(), composition.state.clone());
     let active = Document { version, file, yaml, operations: Vec::new(), state };
-    let record = Record { active, installed: None };
+    let record = Record { active, installed: None, refused: Vec::new() };
     Ok(Beginning { record, plan: Arc::new(Plan { config, composition, host }), staged: None, news: Vec::new() })
 }
 

@@ -157,6 +157,7 @@ fn one_more_instance_is_a_core_and_its_paths_and_touches_nothing_else() {
     let add = Operation::AddInstance {
         tenant: "t".into(),
         nf: "tap".into(),
+        number: None,
         host: None,
         cpu: None,
         config: None,
