@@ -152,7 +152,15 @@ impl Forwarder {
     }
 
     /// Sets the flow's tag and its path's network, and hands the packet to the first element of its path.
+    ///
+    /// A rule may outlive the element that it leads to, kept alive by packets that get no further, until the vport is another
+    /// tenant's: then they end here.
     fn start_subchain(&mut self, mut mbuf: Mbuf, mut found: Headers, prior: VportId, action: ExactAction) {
+        if let Next::Vport(next) = action.next
+            && self.topology.vni(next) != self.topology.vni(prior)
+        {
+            return self.end(mbuf, DropReason::NoSuchVport);
+        }
         if found.ip_len() > action.path_mtu {
             return self.too_big(mbuf, &found, prior, action.path_mtu);
         }

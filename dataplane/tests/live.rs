@@ -99,6 +99,7 @@ fn instances_and_endpoints_come_and_go_without_a_stop() {
     an_instance_may_become_a_mangler_and_stop_being_one(&mut rig);
     an_endpoint_comes_and_goes(&mut rig);
     a_vport_brings_no_neighbours_to_the_next_endpoint(&mut rig);
+    a_rule_does_not_lead_to_another_tenant(&mut rig);
     a_vport_brings_no_counts_and_captures_to_the_next_owner(&mut rig);
     an_endpoint_speaks_for_other_addresses(&mut rig);
     a_refused_document_changes_nothing(&mut rig);
@@ -321,6 +322,26 @@ fn a_vport_brings_no_neighbours_to_the_next_endpoint(rig: &mut Rig) {
     rig.poll();
     let out: Vec<_> = rig.to_server().into_iter().map(untagged).collect();
     assert!(out.iter().all(|frame| neighbor::parse(frame).is_some()), "a packet for the one reaches the other");
+    rig.reconfigure(without).unwrap();
+    rig.assert_conservation();
+}
+
+/// Breaks if a rule that outlives the endpoint it leads to delivers to whoever has the vport by then.
+fn a_rule_does_not_lead_to_another_tenant(rig: &mut Rig) {
+    let without = rig.document();
+    let mut with_endpoint = without.clone();
+    let mut endpoint = without.endpoints[1].clone();
+    (endpoint.vport, endpoint.name, endpoint.vni) = (VLAN, "other/servers".to_owned(), packet::Vni::new(77).unwrap());
+    endpoint.attachment = Attachment::Port { port: "right".to_owned(), vlan: Some(7) };
+    with_endpoint.endpoints.push(endpoint);
+    let frame = request(1_010);
+    let key = FlowKey { vport: CLIENTS, vni: vni(), five_tuple: headers::parse(&frame).unwrap().five_tuple };
+    rig.reconfigure(with_endpoint).unwrap();
+    rig.update(IO, &[rig::head(key, (vni(), 9), VLAN, Delivery::None, 9)]);
+    let before = rig.drops(DropReason::NoSuchVport);
+    rig.from_client(&frame);
+    rig.poll();
+    assert_eq!((rig.to_server().len(), rig.drops(DropReason::NoSuchVport) - before), (0, 1));
     rig.reconfigure(without).unwrap();
     rig.assert_conservation();
 }
