@@ -11,6 +11,7 @@
 //! - While hosts turn to a next plan one after the other, a flow may come out of a mangler's instance that only the next plan has
 //!   a way on for: a head elsewhere goes by it already, so every host has its rules, and the flow goes by it here too.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -201,8 +202,12 @@ impl Sessions {
     }
 
     fn uncount(&mut self, path: PathId) {
-        if let Some(count) = self.per_path.get_mut(&path) {
-            *count = count.saturating_sub(1);
+        if let Entry::Occupied(mut count) = self.per_path.entry(path) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                // Numbers of paths are not given again: what stays would stay for ever.
+                count.remove();
+            }
         }
     }
 
@@ -309,7 +314,7 @@ impl Sessions {
         counts
     }
 
-    /// Flows per path.
+    /// Flows per path; paths without are not there.
     pub fn per_path(&self) -> &HashMap<PathId, u64> {
         &self.per_path
     }

@@ -214,6 +214,21 @@ fn what_one_dataplane_refuses_no_host_gets() {
     pair.wait_for(2);
 }
 
+/// Breaks if a host says that it has installed a change that it would not know of after its end.
+#[test]
+fn a_host_that_can_not_write_it_down_refuses_a_change() {
+    let pair = Pair::start();
+    let before = pair.two.door.order(&Order::Tables);
+    let obstacle = pair.two.path("run/document.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let failure = pair.one.apply(&with_dns(&pair), false, false).unwrap_err();
+    assert!(failure.lines[0].contains("host2: ") && failure.lines[0].contains("make room"), "{failure:?}");
+    pair.two.door.wait("its rules to go", |tables| tables.tags.len() == before.tags.len());
+    std::fs::remove_dir(&obstacle).unwrap();
+    pair.one.apply(&with_dns(&pair), false, false).unwrap();
+    pair.wait_for(2);
+}
+
 /// Asks a host for a change from another thread, which ends with the phases that were told.
 fn ask_aside(host: &Host, yaml: String) -> std::thread::JoinHandle<Vec<Phase>> {
     let socket = host.path("run/api.sock");

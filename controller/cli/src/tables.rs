@@ -294,6 +294,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_decided_says_for_whom_it_waits() {
+        let row = VersionRow {
+            host: "host2".into(),
+            here: true,
+            reachable: true,
+            active: Some(3),
+            digest: Some("ab".into()),
+            installed: Some(4),
+            waits_for: Some("version 4, led by host1, waits for host3; start what does not run".into()),
+        };
+        let expected = "HOST     REACHABLE  IN FORCE  INSTALLED  DIGEST\nhost2 *  yes               3          4  ab\n\
+                        version 4, led by host1, waits for host3; start what does not run\n";
+        assert_eq!(text(&Response::Versions(vec![row])).unwrap(), expected);
+    }
+
+    #[test]
     fn a_failed_instance_stands_out_and_its_counters_follow() {
         let row = InstanceRow {
             instance: "acme/edge/1".into(),

@@ -202,6 +202,20 @@ fn moving_to_a_plan_with_other_vports_keeps_flows_whose_path_is_still_there() {
     assert_eq!(sessions.move_to_plan(last.clone()), 4, "a path that is forgotten has no rules");
 }
 
+/// Breaks if paths that come and go leave something behind for ever.
+#[test]
+fn a_path_without_flows_is_not_counted() {
+    let plan = plan(FILE);
+    let mut sessions = Sessions::new(plan.clone());
+    let rules: Vec<ExactRule> =
+        (0..8).map(|port| sessions.handle_miss(key(&plan, "t/clients", port, 80)).unwrap()).collect();
+    assert_eq!(sessions.per_path().values().sum::<u64>(), 8);
+    rules.iter().for_each(|rule| sessions.adopt(*rule));
+    rules.iter().for_each(|rule| sessions.forget(&rule.key));
+    rules.iter().for_each(|rule| sessions.forget(&rule.key));
+    assert!(sessions.per_path().is_empty(), "{:?}", sessions.per_path());
+}
+
 /// Breaks if a flow whose rule was lost gets the rule of a path that is forgotten, whose way is gone.
 #[test]
 fn a_flow_of_a_forgotten_path_gets_another_one() {

@@ -342,7 +342,8 @@ impl Server {
             self.versions.violations.clear();
         }
         let occupants = occupants(&hello.lcores);
-        self.versions.reconfiguring = None;
+        // Nothing was asked on this stream, and what was refused before may be possible now.
+        (self.versions.reconfiguring, self.versions.refused) = (None, None);
         self.events_lost = 0;
         self.state = State::Attached(Box::new(Attachment { hello, counters, stream, ready: false }));
         if lines.is_empty() {

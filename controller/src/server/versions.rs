@@ -15,7 +15,7 @@ use super::{Server, State, record_file};
 use crate::compose::{check, compose};
 use crate::config::{self, Config, ConfigErrors, operations};
 use crate::distribution::links::{LinkEvent, Links};
-use crate::distribution::{Action, Document, Input, Letter, Machine, Refusal, Stamp, Task, digest};
+use crate::distribution::{Action, Document, Input, Letter, Machine, Message, Refusal, Stamp, Task, digest};
 use crate::flows::Plan;
 use crate::process::differences;
 use crate::steering::{Command, Violation};
@@ -149,22 +149,34 @@ impl Server {
         self.versions.feeding = true;
         while let Some(input) = self.versions.inputs.pop_front() {
             let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let mut unwritten = None;
             for action in self.versions.machine.handle(now_ms, input) {
-                self.act(action);
+                self.act(action, &mut unwritten);
             }
         }
         self.versions.feeding = false;
     }
 
-    fn act(&mut self, action: Action) {
+    /// `unwritten` says why the record before is not written down.
+    fn act(&mut self, action: Action, unwritten: &mut Option<String>) {
         match action {
             Action::Send(host, message) => {
+                let message = match (message, &unwritten) {
+                    // A promise that would not outlive this process is none; the leader gives the change up and says so.
+                    (Message::Installed { change }, Some(line)) => {
+                        Message::Refused { change, refusal: self.refusal(vec![line.clone()]) }
+                    }
+                    (Message::Sealed { .. }, Some(_)) => return,
+                    (message, _) => message,
+                };
                 let events = self.versions.links.send(&host, &Letter::Version(message));
                 self.hear_links(events);
             }
             Action::Persist(record) => {
                 if let Err(error) = record_file::write(&self.dataplane.run_dir, &record) {
-                    self.note(format!("{error}; after a restart this host would go by an older version for a moment"));
+                    let line = format!("{error}; make room in the run directory");
+                    self.note(format!("{line}; after a restart this host would go by an older version for a moment"));
+                    *unwritten = Some(line);
                 }
             }
             Action::Check { task, document, composed, allow_restart } => {
