@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use controller::api::{Applied, ClientError, FailureKind, Phase, Progress, Request, Response};
 use controller::config::operations::Operation;
@@ -75,6 +76,11 @@ fn read(file: &Path) -> Result<(String, String), Failure> {
     }
 }
 
+/// How long another change is waited for.
+const BUSY_LIMIT: Duration = Duration::from_secs(10);
+/// Time between two attempts.
+const BUSY_WAIT: Duration = Duration::from_millis(200);
+
 fn ask(which: &Which, request: &Request) -> Result<Applied, Failure> {
     let terminal = io::stderr().is_terminal();
     let mut say = |line: Progress| {
@@ -82,9 +88,17 @@ fn ask(which: &Which, request: &Request) -> Result<Applied, Failure> {
             eprintln!("{}", progress(&line));
         }
     };
-    match connection::connect(which)?.call_with_progress(request, &mut say).map_err(|error| explain(error, request))? {
-        Response::Applied(applied) => Ok(applied),
-        other => Err(connection_mixed(&other)),
+    let given_up = Instant::now() + BUSY_LIMIT;
+    loop {
+        match connection::connect(which)?.call_with_progress(request, &mut say) {
+            Ok(Response::Applied(applied)) => return Ok(applied),
+            Ok(other) => return Err(connection_mixed(&other)),
+            // Hosts forget what has drained by changes of their own, which are short.
+            Err(ClientError::Failed(failure)) if failure.kind == FailureKind::Busy && Instant::now() < given_up => {
+                std::thread::sleep(BUSY_WAIT);
+            }
+            Err(error) => return Err(explain(error, request)),
+        }
     }
 }
 

@@ -82,8 +82,8 @@ impl Follow {
 }
 
 impl Machine {
-    fn refuse(&mut self, change: ChangeId, line: String) {
-        let refusal = Refusal { host: self.me.clone(), reasons: vec![line], needs_restart: false };
+    fn refuse(&mut self, change: ChangeId, line: String, is_busy: bool) {
+        let refusal = Refusal { host: self.me.clone(), reasons: vec![line], needs_restart: false, is_busy };
         let leader = change.leader.clone();
         self.send(&leader, Message::Refused { change, refusal });
     }
@@ -120,8 +120,9 @@ impl Machine {
             differs.then(|| format!("it goes by another version {ours} than {}; apply a whole file", change.leader))
         });
         if let Some(line) = problem {
+            let is_busy = !matches!(self.work, Work::Nothing) || self.is_activating() || wanted <= ours;
             self.inquire();
-            return self.refuse(change, line);
+            return self.refuse(change, line, is_busy);
         }
         let task = self.next_task();
         self.actions.push(Action::Check {
@@ -151,7 +152,7 @@ impl Machine {
                 Step::Installed => self.send(from, Message::Installed { change }),
                 Step::Checking | Step::Installing => {}
             },
-            _ if from == change.leader => self.refuse(change, "it has given up waiting; try again".into()),
+            _ if from == change.leader => self.refuse(change, "it has given up waiting; try again".into(), false),
             _ => {}
         }
     }
@@ -258,7 +259,7 @@ impl Machine {
             self.give_up();
             let line = format!("{} said nothing more of version {version}; it is given up", change.leader);
             self.actions.push(Action::News(line.clone()));
-            self.refuse(change, line);
+            self.refuse(change, line, false);
         }
     }
 }

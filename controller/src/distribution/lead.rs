@@ -78,15 +78,18 @@ impl Machine {
 
     fn may_lead(&self, document: &Document, settle: bool) -> Result<(), Refusal> {
         let no = |host: &str, line: String| {
-            Err(Refusal { host: host.to_owned(), reasons: vec![line], needs_restart: false })
+            Err(Refusal { host: host.to_owned(), reasons: vec![line], needs_restart: false, is_busy: false })
+        };
+        let busy = |line: String| {
+            Err(Refusal { host: self.me.clone(), reasons: vec![line], needs_restart: false, is_busy: true })
         };
         match &self.work {
             Work::Nothing if !self.is_activating() => {}
-            Work::Following(follow) => return no(&self.me, follow.why_busy()),
-            _ => return no(&self.me, "another change is under way; try again when it is done".into()),
+            Work::Following(follow) => return busy(follow.why_busy()),
+            _ => return busy("another change is under way; try again when it is done".into()),
         }
         if document.version <= self.stamp.version {
-            return no(&self.me, format!("version {} is in force meanwhile; try again", self.stamp.version));
+            return busy(format!("version {} is in force meanwhile; try again", self.stamp.version));
         }
         let away: Vec<&str> =
             self.peers.iter().filter(|(_, peer)| !peer.connected).map(|(name, _)| name.as_str()).collect();
@@ -250,7 +253,7 @@ impl Machine {
             "no answer, so whether version {version} comes into force is open: it is installed everywhere, and decided as              soon as {} can be reached; see `towpath get versions`",
             late.join(", ")
         );
-        let refusal = Refusal { host: late.join(", "), reasons: vec![line], needs_restart: false };
+        let refusal = Refusal { host: late.join(", "), reasons: vec![line], needs_restart: false, is_busy: false };
         self.actions.push(Action::Done(Err(refusal)));
         self.work = Work::Following(Follow::installed(lead.record()));
     }
@@ -284,7 +287,8 @@ impl Machine {
             }
         } else {
             let line = "its controller can't be reached any more; the old version stays in force, look at its log";
-            let refusal = Refusal { host: host.to_owned(), reasons: vec![line.into()], needs_restart: false };
+            let refusal =
+                Refusal { host: host.to_owned(), reasons: vec![line.into()], needs_restart: false, is_busy: false };
             let change = lead.change.clone();
             self.refused(&change, refusal);
         }
@@ -305,7 +309,7 @@ impl Machine {
                     lead.stamp.version
                 );
                 let host = late.first().cloned().unwrap_or_default();
-                self.abort(lead, Refusal { host, reasons: vec![line], needs_restart: false });
+                self.abort(lead, Refusal { host, reasons: vec![line], needs_restart: false, is_busy: false });
             }
             other => self.work = other,
         }

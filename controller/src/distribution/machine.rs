@@ -51,6 +51,8 @@ pub struct Refusal {
     pub reasons: Vec<String>,
     /// A restart of its dataplane would do, if it were allowed.
     pub needs_restart: bool,
+    /// It is in the midst of another change; asking again soon would do.
+    pub is_busy: bool,
 }
 
 /// How far a change is.
@@ -436,7 +438,10 @@ impl Machine {
             Work::Leading(lead) => {
                 let line =
                     format!("{from} goes by version {ours} already; look at it (towpath get config) and try again");
-                self.abort(lead, Refusal { host: from.to_owned(), reasons: vec![line], needs_restart: false });
+                self.abort(
+                    lead,
+                    Refusal { host: from.to_owned(), reasons: vec![line], needs_restart: false, is_busy: false },
+                );
             }
             Work::Following(_) | Work::CatchingUp { .. } => self.actions.push(Action::Withdraw),
         }

@@ -79,7 +79,7 @@ impl Machine {
                 if let Work::Leading(lead) = std::mem::replace(&mut self.work, Work::Nothing) {
                     let line = "all other hosts had given it up while this one could not be reached; try again";
                     let (host, reasons) = (self.me.clone(), vec![line.to_owned()]);
-                    self.abort(lead, super::Refusal { host, reasons, needs_restart: false });
+                    self.abort(lead, super::Refusal { host, reasons, needs_restart: false, is_busy: false });
                 }
             }
             _ => {}

@@ -207,7 +207,12 @@ impl World {
         let result = if ok {
             Ok(())
         } else {
-            Err(Refusal { host: name.to_owned(), reasons: vec!["no core is free".into()], needs_restart: false })
+            Err(Refusal {
+                host: name.to_owned(),
+                reasons: vec!["no core is free".into()],
+                needs_restart: false,
+                is_busy: false,
+            })
         };
         if ok && let Some(document) = document {
             host.installed = Some(document);

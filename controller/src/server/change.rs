@@ -240,7 +240,11 @@ impl Server {
         let response = match outcome {
             Ok(late) => Response::Applied(Applied { late, ..applied }),
             Err(refusal) => {
-                let kind = if refusal.needs_restart { FailureKind::NeedsRestart } else { FailureKind::Refused };
+                let kind = match &refusal {
+                    Refusal { needs_restart: true, .. } => FailureKind::NeedsRestart,
+                    Refusal { is_busy: true, .. } => FailureKind::Busy,
+                    _ => FailureKind::Refused,
+                };
                 let mut said: Vec<String> =
                     refusal.reasons.iter().map(|reason| format!("{}: {reason}", refusal.host)).collect();
                 if refusal.needs_restart {

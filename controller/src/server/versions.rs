@@ -137,7 +137,7 @@ pub(super) fn hosts(config: &Config) -> Vec<(String, Option<std::net::SocketAddr
 
 impl Server {
     pub(super) fn refusal(&self, reasons: Vec<String>) -> Refusal {
-        Refusal { host: self.options.host.clone(), reasons, needs_restart: false }
+        Refusal { host: self.options.host.clone(), reasons, needs_restart: false, is_busy: false }
     }
 
     /// Tells the machine something, and does what it wants.
