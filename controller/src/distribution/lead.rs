@@ -250,7 +250,8 @@ impl Machine {
         let late: Vec<&str> = self.peers.keys().map(String::as_str).collect();
         let version = lead.stamp.version;
         let line = format!(
-            "no answer, so whether version {version} comes into force is open: it is installed everywhere, and decided as              soon as {} can be reached; see `towpath get versions`",
+            "no answer, so whether version {version} comes into force is open: it is installed everywhere, and decided as soon \
+             as {} can be reached; see `towpath get versions`",
             late.join(", ")
         );
         let refusal = Refusal { host: late.join(", "), reasons: vec![line], needs_restart: false, is_busy: false };
