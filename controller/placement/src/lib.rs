@@ -1,0 +1,11 @@
+//! Places network functions on cores and routes flows through them, with a proven bound.
+#![forbid(unsafe_code)]
+
+pub mod bounds;
+pub mod checker;
+pub mod clock;
+pub mod instance;
+mod pack;
+pub mod problem;
+pub mod ratio;
+pub mod search;
