@@ -4,8 +4,10 @@
 pub mod bounds;
 pub mod checker;
 pub mod clock;
+pub mod highs_run;
 pub mod instance;
 mod pack;
 pub mod problem;
 pub mod ratio;
 pub mod search;
+pub mod solve;

@@ -57,6 +57,11 @@ impl<'g> Search<'g> {
         self.layout.set_thresholds(thresholds);
     }
 
+    /// Other random numbers from here on.
+    pub fn reseed(&mut self, seed: u64) {
+        self.rng = Rng::with_seed(seed);
+    }
+
     /// Routes every unit anew, in a random order.
     pub fn reroute_all(&mut self) {
         self.rng.shuffle(&mut self.order);

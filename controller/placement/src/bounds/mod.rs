@@ -4,8 +4,12 @@
 //! ceil(demand / floor(P_j·u)) are needed, and all must fit into the free cores. Links: the least maximum load of the entry-exit
 //! pairs without services. Delay: the longest shortest path.
 
+pub mod links;
+
 use crate::problem::Problem;
 use crate::ratio::Ratio;
+use crate::search::graph::{FAR, Graph};
+use crate::solve::Forbidden;
 
 /// The least number of instances per kind that hold all flows at core utilisation `u`, running instances included; none if a kind cannot
 /// hold its flows with any number, or not all fit into the cores together.
@@ -75,4 +79,41 @@ pub fn core_u(problem: &Problem) -> Option<Ratio> {
         best = best.min(Ratio::new(high, grid));
     }
     Some(best)
+}
+
+/// What forbids a problem at first sight: a flow that no instance holds, an exit that cannot be reached in time, too few cores.
+pub fn forbidden(problem: &Problem) -> Option<Forbidden> {
+    let graph = Graph::new(problem);
+    for (flow, wants) in problem.flows.iter().enumerate() {
+        let least_ns = graph.delay_ns(wants.from, wants.to);
+        if least_ns >= FAR {
+            return Some(Forbidden::Unreachable { flow });
+        }
+        if least_ns > wants.delay_max_ns {
+            return Some(Forbidden::Delay { flow, least_ns });
+        }
+        let holds = |&kind: &usize| problem.kinds[kind].capacity.iter().any(|&capacity| capacity > 0 && capacity >= problem.demand(flow, kind));
+        if let Some(&kind) = wants.chain.iter().find(|kind| !holds(kind)) {
+            return Some(Forbidden::FlowTooLarge { flow, kind });
+        }
+    }
+    least_instances(problem, Ratio::ONE).is_none().then(|| cores_forbidden(problem))
+}
+
+/// How the cores forbid a problem whose flows they do not hold.
+pub fn cores_forbidden(problem: &Problem) -> Forbidden {
+    let cores = problem.hosts.iter().flat_map(|host| &host.cores).map(|&cores| u64::from(cores)).sum();
+    let mut needed = 0;
+    for (kind, what) in problem.kinds.iter().enumerate() {
+        match least_of_kind(problem, kind, Ratio::ONE) {
+            Some(count) => needed += count as u64 * u64::from(what.cores),
+            None => return Forbidden::Cores { kind: Some(kind), needed: 0, cores },
+        }
+    }
+    Forbidden::Cores { kind: None, needed, cores }
+}
+
+/// MaxDelay is at least the longest shortest path of a flow.
+pub fn longest_shortest_ns(graph: &Graph, problem: &Problem) -> u64 {
+    problem.flows.iter().map(|flow| graph.delay_ns(flow.from, flow.to)).max().unwrap_or(0)
 }
