@@ -18,7 +18,7 @@ fn main() {
         let mut ok = false; let mut best = f64::INFINITY;
         while !clock.is_over() && !ok {
             n += 1;
-            let mut s = Search::start(&ground, th, &least, seed * 1000 + n).unwrap();
+            let mut s = Search::start(&ground, th, &least, &placement::search::Start { seed: seed * 1000 + n, ..Default::default() }).unwrap();
             let e0 = s.layout.energy();
             ok = s.run(2000, &clock);
             best = best.min(s.layout.energy());

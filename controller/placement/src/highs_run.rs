@@ -1,7 +1,10 @@
 //! Runs HiGHS on one thread within a time limit, and reads status, bound and values.
 //!
-//! HiGHS keeps its own time limit; the flag of a [`Clock`] is seen before and after a run, so runs that may be long are started
-//! with short limits.
+//! Statuses become [`Ended`]: proven, proven impossible, or open.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use highs::{HighsModelStatus, Model, RowProblem, Sense, SolvedModel};
 
@@ -18,24 +21,40 @@ pub enum Ended {
     Open(Option<Vec<f64>>, f64),
 }
 
-/// Minimises the problem.
-pub fn minimise(problem: RowProblem, start: Option<&[f64]>, clock: &Clock, options: &[(&str, f64)]) -> Ended {
-    let Ok(mut model) = problem.try_optimise(Sense::Minimise) else { return Ended::Open(None, f64::NEG_INFINITY) };
-    model.make_quiet();
-    if let Some(start) = start {
-        // A start that HiGHS refuses is only a start lost.
-        let _ = model.try_set_solution(Some(start), None, None, None);
+/// Minimises the problem. A large one is left to a thread of its own while this one waits, because HiGHS looks at its clock too rarely
+/// to keep a time limit and cannot be asked to stop; what it finds later is thrown away.
+pub fn minimise(problem: RowProblem, clock: &Clock) -> Ended {
+    if problem.num_cols() < COLUMNS_AT_ONCE {
+        return at_once(problem, clock);
     }
-    run(model, clock, options).0
+    let (tell, told) = mpsc::channel();
+    let left = Clock::new(clock.left(), None);
+    thread::spawn(move || tell.send(at_once(problem, &left)));
+    loop {
+        match told.recv_timeout(LOOK.min(clock.left())) {
+            Ok(ended) => return ended,
+            Err(RecvTimeoutError::Timeout) if !clock.is_over() => {}
+            Err(_) => return Ended::Open(None, f64::NEG_INFINITY),
+        }
+    }
+}
+
+/// Programs below this size end soon enough.
+const COLUMNS_AT_ONCE: usize = 3000;
+/// How often the clock is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn at_once(problem: RowProblem, clock: &Clock) -> Ended {
+    let Ok(model) = problem.try_optimise(Sense::Minimise) else { return Ended::Open(None, f64::NEG_INFINITY) };
+    run(model, clock).0
 }
 
 /// Minimises a model and returns it for another run.
-pub fn run(mut model: Model, clock: &Clock, options: &[(&str, f64)]) -> (Ended, Option<SolvedModel>) {
+pub fn run(mut model: Model, clock: &Clock) -> (Ended, Option<SolvedModel>) {
     let set = |model: &mut Model| -> Result<(), highs::TrySetOptionError> {
         model.try_set_option("threads", 1)?;
         model.try_set_option("parallel", "off")?;
-        model.try_set_option("time_limit", clock.left().as_secs_f64().max(1e-3))?;
-        options.iter().try_for_each(|&(name, value)| model.try_set_option(name, value))
+        model.try_set_option("time_limit", clock.left().as_secs_f64().clamp(1e-3, 1e9))
     };
     if set(&mut model).is_err() {
         return (Ended::Open(None, f64::NEG_INFINITY), None);

@@ -11,3 +11,4 @@ pub mod problem;
 pub mod ratio;
 pub mod search;
 pub mod solve;
+pub mod milp;

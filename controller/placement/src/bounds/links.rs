@@ -38,7 +38,7 @@ pub fn multicommodity(problem: &Problem, clock: &Clock) -> Option<f64> {
         row.push((z, -(link.capacity as f64)));
         model.add_row(..=-(link.used as f64), row);
     }
-    match minimise(model, None, clock, &[]) {
+    match minimise(model, clock) {
         Ended::Optimal(_, z) => Some(z),
         Ended::Infeasible => Some(f64::INFINITY),
         Ended::Open(..) => None,

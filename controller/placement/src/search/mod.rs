@@ -30,7 +30,20 @@ pub struct Search<'g> {
     rng: Rng,
     /// At least so many instances per kind are needed.
     least: Vec<usize>,
+    /// Cores filled beyond what is needed at least; none: all.
+    spare: Option<u32>,
     order: Vec<u32>,
+}
+
+/// How a search begins.
+#[derive(Clone, Debug, Default)]
+pub struct Start<'c> {
+    /// Of its random numbers.
+    pub seed: u64,
+    /// Cores to fill beyond what is needed at least; none: all.
+    pub spare: Option<u32>,
+    /// Instances by host and kind to begin with.
+    pub counts: Option<&'c [Vec<u32>]>,
 }
 
 /// What a tried change must be able to undo: units with the way that they had before it.
@@ -38,15 +51,17 @@ type Journal = Vec<(usize, Option<Way>)>;
 
 impl<'g> Search<'g> {
     /// Places instances at random, improves them by distance alone, routes every unit once.
-    pub fn start(ground: &'g Ground<'g>, thresholds: Thresholds, least: &[usize], seed: u64) -> Option<Search<'g>> {
+    pub fn start(ground: &'g Ground<'g>, thresholds: Thresholds, least: &[usize], start: &Start) -> Option<Search<'g>> {
         let layout = Layout::new(ground, thresholds);
         let router = Router::new(&layout);
         let order = (0..ground.units.len() as u32).collect();
-        let mut search = Search { layout, router, rng: Rng::with_seed(seed), least: least.to_vec(), order };
-        if !search.fill() {
-            return None;
+        let (rng, least, spare) = (Rng::with_seed(start.seed), least.to_vec(), start.spare);
+        let mut search = Search { layout, router, rng, least, spare, order };
+        match start.counts {
+            Some(counts) => search.take(counts),
+            None if search.fill() => search.approach(SURROGATE_STEPS),
+            None => return None,
         }
-        search.approach(SURROGATE_STEPS);
         search.reroute_all();
         Some(search)
     }
@@ -130,7 +145,7 @@ impl<'g> Search<'g> {
         }
         self.forget();
         let mut score = self.score();
-        let (hot, cold) = (1.0_f64, 0.05_f64);
+        let (hot, cold) = (0.5_f64, 0.05_f64);
         for step in 0..steps {
             if clock.is_over() {
                 return false;
@@ -149,7 +164,7 @@ impl<'g> Search<'g> {
             if self.layout.energy() == 0.0 {
                 return true;
             }
-            if step % 64 == 63 {
+            if step % 48 == 47 {
                 let kept = self.clone_ways();
                 if self.negotiate(20, clock) {
                     return true;

@@ -63,16 +63,34 @@ impl Search<'_> {
             }
         }
         let mut full = vec![false; problem.kinds.len()];
+        let mut spare = self.spare.unwrap_or(u32::MAX);
         loop {
             let layout = &self.layout;
-            let spare = |&kind: &usize| {
+            let room = |&kind: &usize| {
                 let caps: u64 = layout.slots.iter().filter(|slot| slot.kind == kind).map(|slot| slot.cap).sum();
                 (caps as f64 + 0.01) / wanted[kind] as f64
             };
             let kinds = (0..full.len()).filter(|&kind| !full[kind] && wanted[kind] > 0);
-            let Some(kind) = kinds.min_by(|a, b| spare(a).total_cmp(&spare(b))) else { break };
-            full[kind] = !self.place_one(kind);
+            let Some(kind) = kinds.min_by(|a, b| room(a).total_cmp(&room(b))) else { break };
+            full[kind] = problem.kinds[kind].cores > spare || !self.place_one(kind);
+            if !full[kind] {
+                spare -= problem.kinds[kind].cores;
+            }
         }
+    }
+
+    /// Begins with the instances that a program found, as far as they fit.
+    pub(super) fn take(&mut self, counts: &[Vec<u32>]) {
+        for (host, row) in counts.iter().enumerate() {
+            for (kind, &count) in row.iter().enumerate() {
+                for _ in self.layout.slots_at(host, kind).len()..count as usize {
+                    if self.layout.fits(host, kind, &[]) {
+                        self.layout.add(kind, host);
+                    }
+                }
+            }
+        }
+        self.fill_rest();
     }
 
     /// Improves the placement by the units' distances through it alone.

@@ -46,7 +46,7 @@ impl<'g> Run<'_, 'g, '_> {
         let mut search = from.clone();
         search.retarget(thresholds, &least);
         search.reseed(self.seed);
-        let found = if search.run(500, &clock) { Some(search) } else { self.attempt(thresholds, &clock) };
+        let found = if search.run(500, &clock) { Some(search) } else { self.attempt(thresholds, None, &clock) };
         if let Some(found) = &found {
             self.keep(found, "delay");
         }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::bounds::{self, links};
+use crate::milp::compact::{self, Compact};
 use crate::problem::NO_DELAY_BOUND_NS;
 use crate::ratio::Ratio;
 use crate::search::Search;
@@ -54,23 +55,24 @@ impl<'g> Run<'_, 'g, '_> {
 
     fn try_at(&mut self, u: Ratio, slice: Duration) -> Option<Search<'g>> {
         let clock = self.clock.slice(slice);
-        let found = self.attempt(self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), &clock)?;
+        let found = self.attempt(self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), None, &clock)?;
         self.keep(&found, "load");
         Some(found)
     }
 
-    /// From the bound and from full capacity towards each other.
+    /// From the bound and from full capacity towards each other, until they meet or the time is over.
     fn close_in(&mut self, least: Ratio) -> Option<Search<'g>> {
-        let mut best = self.try_at(Ratio::ONE, Duration::MAX)?;
         let grid = self.grid();
+        let mut best = match self.try_at(Ratio::ONE, FULL_SLICE) {
+            Some(found) => found,
+            None => self.at_full()?,
+        };
+        let mut least = least;
         let mut slice = Duration::from_millis(300);
         while !self.clock.is_over() {
             let value = self.best.as_ref().map_or(Ratio::ONE, |(value, ..)| value.u);
             let mut low = grid.partition_point(|&u| u < least);
             let mut high = grid.partition_point(|&u| u < value);
-            if low >= high {
-                break;
-            }
             while low < high && !self.clock.is_over() {
                 let middle = low + (high - low) / 2;
                 match self.try_at(grid[middle], slice) {
@@ -81,16 +83,72 @@ impl<'g> Run<'_, 'g, '_> {
                     None => low = middle + 1,
                 }
             }
-            slice *= 3;
-            if !self.prove(&grid, least) {
+            let value = self.best.as_ref().map_or(Ratio::ONE, |(value, ..)| value.u);
+            if value <= least {
                 break;
             }
+            if let Some(found) = self.prove(&grid, &mut least, value, slice * 8) {
+                best = found;
+            }
+            slice *= 2;
         }
         Some(best)
     }
 
-    fn prove(&mut self, _grid: &[Ratio], _least: Ratio) -> bool {
-        false
+    /// Nothing fits yet: search and program in turn, until one finds something or the program shows that there is nothing.
+    fn at_full(&mut self) -> Option<Search<'g>> {
+        let mut slice = FULL_SLICE;
+        while !self.clock.is_over() {
+            let thresholds = self.goal.load.thresholds(Ratio::ONE, NO_DELAY_BOUND_NS);
+            let clock = self.clock.slice(slice);
+            let least = bounds::least_instances(self.problem, Ratio::ONE)?;
+            match compact::feasible(self.problem, thresholds, &least, false, &clock) {
+                Compact::Excluded => {
+                    self.excluded = true;
+                    return None;
+                }
+                Compact::Admitted(counts) => {
+                    if let Some(found) = self.attempt_from(thresholds, &counts, &self.clock.slice(slice)) {
+                        self.keep(&found, "load");
+                        return Some(found);
+                    }
+                }
+                Compact::Open => {}
+            }
+            if let Some(found) = self.try_at(Ratio::ONE, slice) {
+                return Some(found);
+            }
+            slice *= 2;
+        }
+        None
+    }
+
+    /// Asks the compact MILP about the utilisations between the bound and the incumbent's.
+    fn prove(&mut self, grid: &[Ratio], least: &mut Ratio, value: Ratio, slice: Duration) -> Option<Search<'g>> {
+        let clock = self.clock.slice(slice);
+        for &u in grid.iter().filter(|&&u| u >= *least && u < value).collect::<Vec<_>>() {
+            self.tell("compact program");
+            let thresholds = self.goal.load.thresholds(u, NO_DELAY_BOUND_NS);
+            let found = match bounds::least_instances(self.problem, thresholds.core_u) {
+                Some(needed) => compact::feasible(self.problem, thresholds, &needed, false, &clock),
+                None => Compact::Excluded,
+            };
+            match found {
+                Compact::Excluded => {
+                    *least = grid.iter().copied().find(|&next| next > u).unwrap_or(Ratio::ONE).min(value);
+                    self.bound.u = *least;
+                }
+                Compact::Admitted(counts) => {
+                    let found = self.attempt_from(thresholds, &counts, &self.clock.slice(slice));
+                    if let Some(found) = &found {
+                        self.keep(found, "load");
+                    }
+                    return found;
+                }
+                Compact::Open => return None,
+            }
+        }
+        None
     }
 
     /// Every utilisation that a link or an instance can have and that the goal looks at.
@@ -120,11 +178,16 @@ impl<'g> Run<'_, 'g, '_> {
         if bounds::core_u(self.problem).is_none() {
             return Some(bounds::cores_forbidden(self.problem));
         }
+        if self.excluded {
+            return Some(Forbidden::Together);
+        }
         (self.bound.u > Ratio::ONE).then(|| Forbidden::Links { u: self.bound.u.as_f64() })
     }
 }
 
 const FIRST_SLICE: Duration = Duration::from_millis(100);
+/// For the first solution at full capacity.
+const FULL_SLICE: Duration = Duration::from_secs(2);
 const SECOND_SLICE: Duration = Duration::from_millis(1500);
 /// Finer than this no utilisation is tried.
 const GRID_MAX: u64 = 1000;

@@ -23,7 +23,7 @@ use crate::checker::{Loads, Solution, check};
 use crate::clock::Clock;
 use crate::problem::Problem;
 use crate::ratio::Ratio;
-use crate::search::Search;
+use crate::search::{Search, Start};
 use crate::search::layout::{Ground, Thresholds};
 
 /// Which load is minimised first: the paper's objectives None, C, L and M.
@@ -224,7 +224,7 @@ pub fn solve(problem: &Problem, goal: Goal, limits: Limits<'_>, watch: &mut dyn 
         return Outcome::Infeasible(why);
     }
     let ground = Ground::new(problem, UNITS_MAX);
-    let mut run = Run { problem, goal, ground: &ground, clock, watch, seed: limits.seed, best: None, bound: Value::LEAST };
+    let mut run = Run { problem, goal, ground: &ground, clock, watch, seed: limits.seed, best: None, bound: Value::LEAST, excluded: false };
     let Some(found) = run.load() else {
         return match run.why_not() {
             Some(why) => Outcome::Infeasible(why),
@@ -233,7 +233,8 @@ pub fn solve(problem: &Problem, goal: Goal, limits: Limits<'_>, watch: &mut dyn 
     };
     let found = if goal.delay { run.delay(found) } else { found };
     if goal.cores {
-        run.cores(found);
+        run.cores();
+        drop(found);
     }
     run.finish()
 }
@@ -251,6 +252,8 @@ struct Run<'p, 'g, 'w> {
     seed: u64,
     best: Option<(Value, Solution, Loads)>,
     bound: Value,
+    /// The compact MILP has shown that nothing fits.
+    excluded: bool,
 }
 
 impl Value {
@@ -281,16 +284,29 @@ impl<'g> Run<'_, 'g, '_> {
     }
 
     /// Restarts of the search at the thresholds until one succeeds or the slice is over.
-    fn attempt(&mut self, thresholds: Thresholds, clock: &Clock<'_>) -> Option<Search<'g>> {
+    fn attempt(&mut self, thresholds: Thresholds, spare: Option<u32>, clock: &Clock<'_>) -> Option<Search<'g>> {
         let least = bounds::least_instances(self.problem, thresholds.core_u)?;
         while !clock.is_over() {
-            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let mut search = Search::start(self.ground, thresholds, &least, self.seed)?;
+            let start = Start { seed: self.next_seed(), spare, counts: None };
+            let mut search = Search::start(self.ground, thresholds, &least, &start)?;
             if search.run(STEPS, clock) {
                 return Some(search);
             }
         }
         None
+    }
+
+    /// The search from instances that a program found, once.
+    fn attempt_from(&mut self, thresholds: Thresholds, counts: &[Vec<u32>], clock: &Clock<'_>) -> Option<Search<'g>> {
+        let least = bounds::least_instances(self.problem, thresholds.core_u)?;
+        let start = Start { seed: self.next_seed(), spare: None, counts: Some(counts) };
+        let mut search = Search::start(self.ground, thresholds, &least, &start)?;
+        search.run(STEPS, clock).then_some(search)
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.seed
     }
 
     fn finish(self) -> Outcome {

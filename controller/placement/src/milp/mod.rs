@@ -1,0 +1,5 @@
+//! Integer programs: the compact one and the reach program, which bound and guide the pipeline, and the paper's own.
+
+pub mod compact;
+pub mod reach;
+mod rows;
