@@ -1,4 +1,10 @@
-use placement::{bounds, clock::Clock, instance, ratio::Ratio, search::{layout::*, Search}};
+use placement::{
+    bounds,
+    clock::Clock,
+    instance,
+    ratio::Ratio,
+    search::{Search, layout::*},
+};
 use std::time::{Duration, Instant};
 fn main() {
     let arg: Vec<u64> = std::env::args().skip(1).map(|a| a.parse().unwrap()).collect();
@@ -10,19 +16,29 @@ fn main() {
         let t = Instant::now();
         let ground = Ground::new(&p, 1000);
         let g = &ground.graph;
-        let d = if arg.len() > 3 { p.flows.iter().map(|f| g.delay_ns(f.from, f.to)).max().unwrap() } else { 100_000_000 };
+        let d =
+            if arg.len() > 3 { p.flows.iter().map(|f| g.delay_ns(f.from, f.to)).max().unwrap() } else { 100_000_000 };
         let th = Thresholds { link_u: u, core_u: u, delay_ns: d };
         let clock = Clock::new(Duration::from_secs(limit), None);
         let least = bounds::least_instances(&p, u).unwrap();
         let mut n = 0;
-        let mut ok = false; let mut best = f64::INFINITY;
+        let mut ok = false;
+        let mut best = f64::INFINITY;
         while !clock.is_over() && !ok {
             n += 1;
-            let mut s = Search::start(&ground, th, &least, &placement::search::Start { seed: seed * 1000 + n, ..Default::default() }).unwrap();
+            let mut s = Search::start(
+                &ground,
+                th,
+                &least,
+                &placement::search::Start { seed: seed * 1000 + n, ..Default::default() },
+            )
+            .unwrap();
             let e0 = s.layout.energy();
             ok = s.run(2000, &clock);
             best = best.min(s.layout.energy());
-            if n == 1 { eprint!("e0 {e0:.1} ");}
+            if n == 1 {
+                eprint!("e0 {e0:.1} ");
+            }
         }
         let e = t.elapsed().as_secs_f64() * 1e3;
         times.push(e);

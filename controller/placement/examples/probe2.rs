@@ -1,4 +1,10 @@
-use placement::{bounds, clock::Clock, instance, ratio::Ratio, search::{layout::*, Search}};
+use placement::{
+    bounds,
+    clock::Clock,
+    instance,
+    ratio::Ratio,
+    search::{Search, layout::*},
+};
 use std::time::{Duration, Instant};
 fn main() {
     let a: Vec<String> = std::env::args().skip(1).collect();
@@ -17,12 +23,19 @@ fn main() {
         let clock = Clock::new(Duration::from_secs(limit), None);
         let least = bounds::least_instances(&p, u).unwrap();
         let mut n = 0;
-        let mut ok = false; let mut best = vec![];
+        let mut ok = false;
+        let mut best = vec![];
         while !clock.is_over() && !ok {
             n += 1;
-            let mut s = Search::start(&ground, th, &least, &placement::search::Start { seed: seed * 1000 + n, ..Default::default() }).unwrap();
+            let mut s = Search::start(
+                &ground,
+                th,
+                &least,
+                &placement::search::Start { seed: seed * 1000 + n, ..Default::default() },
+            )
+            .unwrap();
             ok = s.run(steps, &clock);
-            best.push((s.layout.energy()*100.0).round()/100.0);
+            best.push((s.layout.energy() * 100.0).round() / 100.0);
         }
         let e = t.elapsed().as_secs_f64() * 1e3;
         best.sort_by(f64::total_cmp);

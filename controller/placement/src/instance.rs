@@ -104,10 +104,7 @@ mod tests {
     // Another generator would make every published figure incomparable.
     #[test]
     fn the_test_vectors_come_out() {
-        assert_eq!(
-            pairs(1, 8, 22),
-            [(12, 16), (21, 9), (9, 17), (19, 10), (6, 17), (8, 13), (10, 12), (9, 3)],
-        );
+        assert_eq!(pairs(1, 8, 22), [(12, 16), (21, 9), (9, 17), (19, 10), (6, 17), (8, 13), (10, 12), (9, 3)],);
         assert_eq!(pairs(2, 4, 22), [(13, 16), (13, 17), (6, 8), (15, 16)]);
         assert_eq!(pairs(3, 4, 22), [(2, 15), (13, 1), (4, 14), (2, 19)]);
     }

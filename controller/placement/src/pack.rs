@@ -14,7 +14,8 @@ pub fn fits(cores: &[u32], sizes: impl Iterator<Item = (u32, Option<usize>)>) ->
     if loose.iter().sum::<u32>() > free.iter().sum() {
         return false;
     }
-    loose.iter().all(|&size| size == 1) || place(&mut free, &mut loose.into_iter().enumerate().collect(), &mut Vec::new())
+    loose.iter().all(|&size| size == 1)
+        || place(&mut free, &mut loose.into_iter().enumerate().collect(), &mut Vec::new())
 }
 
 /// The NUMA node of every instance, if they fit.

@@ -92,7 +92,9 @@ pub fn forbidden(problem: &Problem) -> Option<Forbidden> {
         if least_ns > wants.delay_max_ns {
             return Some(Forbidden::Delay { flow, least_ns });
         }
-        let holds = |&kind: &usize| problem.kinds[kind].capacity.iter().any(|&capacity| capacity > 0 && capacity >= problem.demand(flow, kind));
+        let holds = |&kind: &usize| {
+            problem.kinds[kind].capacity.iter().any(|&capacity| capacity > 0 && capacity >= problem.demand(flow, kind))
+        };
         if let Some(&kind) = wants.chain.iter().find(|kind| !holds(kind)) {
             return Some(Forbidden::FlowTooLarge { flow, kind });
         }

@@ -26,9 +26,58 @@ pub enum Compact {
     /// The thresholds admit no solution.
     Excluded,
     /// They admit one of the relaxation, with this M by host and kind.
-    Admitted(Vec<Vec<u32>>),
+    Admitted {
+        /// M.
+        counts: Vec<Vec<u32>>,
+        /// No solution needs fewer cores; 0 if they were not minimised.
+        cores: u32,
+        /// With [`Precision::Whole`], the way of every flow; else empty.
+        trails: Vec<Trail>,
+    },
     /// Out of time.
     Open,
+}
+
+/// A flow's way as a program found it.
+#[derive(Clone, Debug)]
+pub struct Trail {
+    /// The flow.
+    pub flow: usize,
+    /// The host of every position of its chain.
+    pub hosts: Vec<usize>,
+    /// The links of every segment.
+    pub segments: Vec<Vec<usize>>,
+}
+
+/// Where a class's columns are: links by layer, services by position.
+struct Columns {
+    links: Vec<Vec<(usize, Col)>>,
+    hosts: Vec<Vec<(usize, Col)>>,
+}
+
+/// How closely the program follows the problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Flows aggregated by entry, and they may split; no delay.
+    Classes,
+    /// A class per flow with the delay threshold; flows may split.
+    Flows,
+    /// A class per flow, and flows do not split. For small problems.
+    Whole,
+}
+
+/// Programs up to this size are solved as [`Precision::Whole`].
+const WHOLE_COLUMNS_MAX: usize = 2500;
+
+impl Precision {
+    /// The closest precision that is worth its time; with a delay threshold at least a class per flow.
+    pub fn worth(problem: &Problem, delay: bool) -> Precision {
+        match delay {
+            _ if columns(problem, true) <= WHOLE_COLUMNS_MAX => Precision::Whole,
+            true => Precision::Flows,
+            false => Precision::Classes,
+        }
+    }
 }
 
 /// What moves together.
@@ -40,6 +89,8 @@ struct Class {
     /// Flows by exit.
     exits: BTreeMap<usize, u64>,
     delay_max_ns: Option<u64>,
+    /// The first of its flows.
+    flow: usize,
 }
 
 impl Class {
@@ -60,6 +111,7 @@ fn classes(problem: &Problem, per_flow: Option<u64>) -> Vec<Class> {
             packets_pps: flow.packets_pps,
             exits: BTreeMap::new(),
             delay_max_ns,
+            flow: number,
         });
         *class.exits.entry(flow.to).or_insert(0) += 1;
     }
@@ -72,15 +124,27 @@ pub fn columns(problem: &Problem, per_flow: bool) -> usize {
     classes(problem, per_flow.then_some(u64::MAX)).iter().map(size).sum()
 }
 
-/// Whether the thresholds admit a solution of the relaxation. `per_flow`: with the delay threshold, a class per flow.
-pub fn feasible(problem: &Problem, thresholds: Thresholds, least: &[usize], per_flow: bool, clock: &Clock) -> Compact {
+/// Whether the thresholds admit a solution of the program; with `cores`, one of the least cores.
+pub fn feasible(
+    problem: &Problem,
+    thresholds: Thresholds,
+    least: &[usize],
+    precision: Precision,
+    cores: bool,
+    clock: &Clock,
+) -> Compact {
+    let per_flow = precision != Precision::Classes;
+    let cost = if cores { 1.0 } else { 0.0 };
     let graph = Graph::new(problem);
     let mut model = RowProblem::default();
-    let instances = Instances::add(&mut model, problem, thresholds.core_u, least, 0.0);
+    let instances = Instances::add(&mut model, problem, thresholds.core_u, least, cost);
     let mut link_rows = vec![Vec::new(); problem.links.len()];
     let mut serve_rows = vec![vec![Vec::new(); problem.kinds.len()]; problem.hosts.len()];
-    for class in classes(problem, per_flow.then_some(thresholds.delay_ns)) {
-        add_class(&mut model, problem, &graph, &class, &instances, &mut link_rows, &mut serve_rows);
+    let whole = precision == Precision::Whole;
+    let classes = classes(problem, per_flow.then_some(thresholds.delay_ns));
+    let mut columns = Vec::new();
+    for class in &classes {
+        columns.push(add_class(&mut model, problem, &graph, class, whole, &instances, &mut link_rows, &mut serve_rows));
     }
     for (link, row) in problem.links.iter().zip(link_rows) {
         let room = thresholds.link_u.of(link.capacity).saturating_sub(link.used);
@@ -96,9 +160,17 @@ pub fn feasible(problem: &Problem, thresholds: Thresholds, least: &[usize], per_
     }
     match minimise(model, clock) {
         Ended::Infeasible => Compact::Excluded,
-        Ended::Optimal(values, _) | Ended::Open(Some(values), _) => Compact::Admitted(instances.counts(&values)),
+        Ended::Optimal(values, cost) | Ended::Open(Some(values), cost) => {
+            let trail = |(class, columns): (&Class, &Columns)| trail(problem, class, columns, &values);
+            let trails = if whole { classes.iter().zip(&columns).filter_map(trail).collect() } else { Vec::new() };
+            Compact::Admitted { counts: instances.counts(&values), cores: round_up(cost), trails }
+        }
         Ended::Open(None, _) => Compact::Open,
     }
+}
+
+fn round_up(cost: f64) -> u32 {
+    (cost - 1e-6).ceil().max(0.0) as u32
 }
 
 type Row = Vec<(Col, f64)>;
@@ -108,10 +180,13 @@ fn add_class(
     problem: &Problem,
     graph: &Graph,
     class: &Class,
+    whole: bool,
     instances: &Instances,
     link_rows: &mut [Row],
     serve_rows: &mut [Vec<Row>],
-) {
+) -> Columns {
+    let mut columns =
+        Columns { links: vec![Vec::new(); class.chain.len() + 1], hosts: vec![Vec::new(); class.chain.len()] };
     let hosts = problem.hosts.len();
     let layers = class.chain.len() + 1;
     let mut balance: Vec<Row> = vec![Vec::new(); layers * hosts];
@@ -124,9 +199,10 @@ fn add_class(
             if !within(least_ns) {
                 continue;
             }
-            let f = model.add_column(0.0, 0.0..);
+            let f = model.add_column_with_integrality(0.0, 0.0..=class.count() as f64, whole);
             balance[layer * hosts + link.from].push((f, 1.0));
             balance[layer * hosts + link.to].push((f, -1.0));
+            columns.links[layer].push((number, f));
             link_rows[number].push((f, class.bandwidth as f64));
             delay.push((f, link.delay_ns as f64 * 1e-6));
         }
@@ -142,9 +218,10 @@ fn add_class(
                 continue;
             };
             let count = class.count() as f64;
-            let g = model.add_column(0.0, 0.0..=count);
+            let g = model.add_column_with_integrality(0.0, 0.0..=count, whole);
             balance[layer * hosts + host].push((g, 1.0));
             balance[(layer + 1) * hosts + host].push((g, -1.0));
+            columns.hosts[layer].push((host, g));
             serve_rows[host][kind].push((g, demand as f64));
             if cap as f64 > count * demand as f64 {
                 model.add_row(..=0.0, [(g, 1.0), (m, -count)]);
@@ -165,4 +242,48 @@ fn add_class(
     if let Some(max_ns) = class.delay_max_ns {
         model.add_row(..=(max_ns as f64 * 1e-6 + 1e-7), delay);
     }
+    columns
+}
+
+/// Reads a flow's way out of the values: in every layer a path along links that carry it, to the host that serves it.
+fn trail(problem: &Problem, class: &Class, columns: &Columns, values: &[f64]) -> Option<Trail> {
+    let is_set = |col: &Col| values[col.index()] > 0.5;
+    let mut trail = Trail { flow: class.flow, hosts: Vec::new(), segments: Vec::new() };
+    let mut here = class.from;
+    for (layer, links) in columns.links.iter().enumerate() {
+        let there = match columns.hosts.get(layer) {
+            Some(hosts) => hosts.iter().find(|(_, g)| is_set(g))?.0,
+            None => *class.exits.keys().next()?,
+        };
+        let carrying: Vec<usize> = links.iter().filter(|(_, f)| is_set(f)).map(|&(link, _)| link).collect();
+        trail.segments.push(path(problem, &carrying, here, there)?);
+        trail.hosts.push(there);
+        here = there;
+    }
+    trail.hosts.pop();
+    Some(trail)
+}
+
+/// A path over some of the links.
+fn path(problem: &Problem, links: &[usize], from: usize, to: usize) -> Option<Vec<usize>> {
+    let mut by = vec![None; problem.hosts.len()];
+    let mut queue = std::collections::VecDeque::from([from]);
+    while let Some(here) = queue.pop_front() {
+        for &link in links.iter().filter(|&&link| problem.links[link].from == here) {
+            let next = problem.links[link].to;
+            if next != from && by[next].is_none() {
+                by[next] = Some(link);
+                queue.push_back(next);
+            }
+        }
+    }
+    let mut path = Vec::new();
+    let mut here = to;
+    while here != from {
+        let link = by[here]?;
+        path.push(link);
+        here = problem.links[link].from;
+    }
+    path.reverse();
+    Some(path)
 }

@@ -28,7 +28,7 @@ pub fn feasible(problem: &Problem, graph: &Graph, thresholds: Thresholds, least:
     let mut cuts: Vec<Cut> = Vec::new();
     loop {
         let found = once(problem, graph, thresholds, least, &cuts, clock);
-        let Compact::Admitted(counts) = &found else { return found };
+        let Compact::Admitted { counts, .. } = &found else { return found };
         let fresh = too_slow(problem, graph, thresholds, counts);
         if fresh.is_empty() || cuts.len() > CUTS_MAX || clock.is_over() {
             return found;
@@ -55,7 +55,8 @@ fn once(
             let mut one = Vec::new();
             for (host, serve) in serve.iter_mut().enumerate() {
                 let least_ns = graph.delay_ns(flow.from, host) + graph.delay_ns(host, flow.to);
-                let Some((m, cap)) = instances.m[host][kind].filter(|&(_, cap)| cap >= demand && least_ns <= max_ns) else {
+                let Some((m, cap)) = instances.m[host][kind].filter(|&(_, cap)| cap >= demand && least_ns <= max_ns)
+                else {
                     continue;
                 };
                 let y = model.add_column(0.0, 0.0..=1.0);
@@ -82,7 +83,9 @@ fn once(
     }
     match minimise(model, clock) {
         Ended::Infeasible => Compact::Excluded,
-        Ended::Optimal(values, _) | Ended::Open(Some(values), _) => Compact::Admitted(instances.counts(&values)),
+        Ended::Optimal(values, _) | Ended::Open(Some(values), _) => {
+            Compact::Admitted { counts: instances.counts(&values), cores: 0, trails: Vec::new() }
+        }
         Ended::Open(None, _) => Compact::Open,
     }
 }

@@ -3,6 +3,7 @@
 //! A unit is a flow, or several alike that travel together (large problems). Thresholds are what U allows: floor(H·u) per link,
 //! floor(P·u) per instance, D per unit. The energy is what exceeds them; a layout of energy 0 is a solution at these thresholds.
 
+use crate::milp::compact::Trail;
 use crate::pack;
 use crate::problem::{NO_DELAY_BOUND_NS, Problem};
 use crate::ratio::Ratio;
@@ -52,6 +53,16 @@ pub struct Thresholds {
     pub core_u: Ratio,
     /// For every flow, besides its own T.
     pub delay_ns: u64,
+}
+
+/// What a unit without a way weighs.
+pub const UNROUTED_ENERGY: f64 = 4.0;
+
+/// What a way passes twice and overloads: a link, or a slot, with the load to count beforehand.
+#[derive(Clone, Copy, Debug)]
+pub enum Phantom {
+    Link(u32, u64),
+    Slot(u32, u64),
 }
 
 /// A unit's way: links, and the slot taken between two segments.
@@ -240,7 +251,7 @@ impl<'g> Layout<'g> {
             energy += *over as f64 * weight;
         }
         energy += self.delay_over_ns as f64 * self.ground.delay_weight + 0.5 * self.delayed as f64;
-        energy + 4.0 * self.unrouted as f64
+        energy + UNROUTED_ENERGY * self.unrouted as f64
     }
 
     /// Links taken, in mean flows: what the search saves when it has a choice.
@@ -357,6 +368,58 @@ impl<'g> Layout<'g> {
         self.delayed += u64::from(over > 0);
         self.unrouted -= 1;
         self.ways[unit] = Some(way);
+    }
+
+    /// A unit's way along a trail, with the emptiest instance at every host of it.
+    pub fn way_along(&self, unit: usize, trail: &Trail) -> Option<Way> {
+        let what = &self.ground.units[unit];
+        let mut way = Way::default();
+        for (position, segment) in trail.segments.iter().enumerate() {
+            if position > 0 {
+                let (host, kind) = (trail.hosts[position - 1], self.ground.chains[what.chain][position - 1]);
+                let taken = |slot: u32| way.slots.iter().filter(|&&other| other == slot).count() as u64;
+                let room = |&&slot: &&u32| {
+                    let Slot { cap, load, .. } = self.slots[slot as usize];
+                    cap.saturating_sub(load + taken(slot) * what.demand[position - 1])
+                };
+                let slot = *self.slots_at(host, kind).iter().max_by_key(room)?;
+                way.slots.push(slot);
+                way.cuts.push(way.links.len() as u32);
+            }
+            way.links.extend(segment.iter().map(|&link| link as u32));
+        }
+        way.delay_ns = way.links.iter().map(|&link| self.ground.problem.links[link as usize].delay_ns).sum();
+        Some(way)
+    }
+
+    /// Adds what a unit's way passes more than once and overloads. False if there is nothing new.
+    pub fn doubled(&self, unit: usize, way: &Way, phantoms: &mut Vec<Phantom>) -> bool {
+        let known = phantoms.len();
+        let what = &self.ground.units[unit];
+        for (at, link) in way.links.iter().enumerate() {
+            let over = self.link_load[*link as usize] > self.link_cap[*link as usize];
+            if over && way.links[..at].contains(link) {
+                phantoms.push(Phantom::Link(*link, what.bandwidth));
+            }
+        }
+        for (at, slot) in way.slots.iter().enumerate() {
+            let over = self.slots[*slot as usize].load > self.slots[*slot as usize].cap;
+            if over && way.slots[..at].contains(slot) {
+                phantoms.push(Phantom::Slot(*slot, what.demand[at]));
+            }
+        }
+        phantoms.len() > known
+    }
+
+    /// Counts phantoms as load, or takes them away again. The energy must not be asked meanwhile.
+    pub fn haunt(&mut self, phantoms: &[Phantom], here: bool) {
+        for phantom in phantoms {
+            let (cell, load) = match *phantom {
+                Phantom::Link(link, load) => (&mut self.link_load[link as usize], load),
+                Phantom::Slot(slot, load) => (&mut self.slots[slot as usize].load, load),
+            };
+            if here { *cell += load } else { *cell -= load }
+        }
     }
 
     /// Whether a way touches anything that is over its threshold.

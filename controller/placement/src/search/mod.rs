@@ -13,6 +13,7 @@ pub mod router;
 use fastrand::Rng;
 
 use crate::clock::Clock;
+use crate::milp::compact::Trail;
 use crate::search::layout::{Ground, Layout, Thresholds, Way};
 use crate::search::router::Router;
 
@@ -64,6 +65,24 @@ impl<'g> Search<'g> {
         }
         search.reroute_all();
         Some(search)
+    }
+
+    /// Takes the ways that a program found, if it found all. True if that is a solution.
+    pub fn follow(&mut self, trails: &[Trail]) -> bool {
+        if trails.len() != self.layout.ways.len() {
+            return false;
+        }
+        for unit in 0..self.layout.ways.len() {
+            self.layout.lift(unit);
+        }
+        for trail in trails {
+            let unit = self.layout.ground.units.iter().position(|unit| unit.flows[0] == trail.flow);
+            let way = unit.and_then(|unit| Some((unit, self.layout.way_along(unit, trail)?)));
+            if let Some((unit, way)) = way {
+                self.layout.lay(unit, way);
+            }
+        }
+        self.layout.energy() == 0.0
     }
 
     /// Goes on from where it is at other thresholds.

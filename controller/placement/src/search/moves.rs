@@ -32,9 +32,7 @@ impl Search<'_> {
         let mut kinds: Vec<usize> = (0..problem.kinds.len()).collect();
         self.rng.shuffle(&mut kinds);
         kinds.sort_by_key(|&kind| std::cmp::Reverse((problem.kinds[kind].cores, self.least[kind])));
-        kinds.into_iter().all(|kind| {
-            (self.layout.count(kind)..self.least[kind]).all(|_| self.place_one(kind))
-        })
+        kinds.into_iter().all(|kind| (self.layout.count(kind)..self.least[kind]).all(|_| self.place_one(kind)))
     }
 
     fn place_one(&mut self, kind: usize) -> bool {
@@ -42,12 +40,16 @@ impl Search<'_> {
         let offset = self.rng.usize(..hosts);
         let free = |layout: &super::Layout, host: usize| {
             let all: u32 = layout.ground.problem.hosts[host].cores.iter().sum();
-            all - layout.slots_on(host).map(|slot| layout.ground.problem.kinds[layout.slots[slot].kind].cores).sum::<u32>()
+            all - layout
+                .slots_on(host)
+                .map(|slot| layout.ground.problem.kinds[layout.slots[slot].kind].cores)
+                .sum::<u32>()
         };
+        let even = self.rng.bool();
         let host = (0..hosts)
             .map(|at| (at + offset) % hosts)
             .filter(|&host| self.layout.fits(host, kind, &[]))
-            .max_by_key(|&host| (free(&self.layout, host).min(4), host == offset));
+            .max_by_key(|&host| if even { free(&self.layout, host) } else { 0 });
         if let Some(host) = host {
             self.layout.add(kind, host);
         }
@@ -71,7 +73,9 @@ impl Search<'_> {
                 (caps as f64 + 0.01) / wanted[kind] as f64
             };
             let kinds = (0..full.len()).filter(|&kind| !full[kind] && wanted[kind] > 0);
-            let Some(kind) = kinds.min_by(|a, b| room(a).total_cmp(&room(b))) else { break };
+            let open: Vec<usize> = kinds.collect();
+            let Some(&least) = open.iter().min_by(|a, b| room(a).total_cmp(&room(b))) else { break };
+            let kind = if self.rng.u8(..4) == 0 { open[self.rng.usize(..open.len())] } else { least };
             full[kind] = problem.kinds[kind].cores > spare || !self.place_one(kind);
             if !full[kind] {
                 spare -= problem.kinds[kind].cores;

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::search::graph::FAR;
-use crate::search::layout::{Layout, Slot, Way};
+use crate::search::layout::{Layout, Slot, UNROUTED_ENERGY, Way};
 
 /// Price of overload, in links.
 const OVERLOAD_PRICE: f32 = 6.0;
@@ -36,6 +36,9 @@ pub struct Router {
     /// How strongly present overload counts; grows while negotiation goes on.
     pub pressure: f32,
 }
+
+/// How often a unit that overloads something by itself is routed again.
+const RETRIES: usize = 4;
 
 const BY_SLOT: u32 = 1 << 31;
 
@@ -103,7 +106,48 @@ impl Router {
     }
 
     /// Routes a unit that has no way. False when no way exists at all.
+    ///
+    /// Prices do not see what the way itself adds where it passes twice. When that overloads something, the unit is routed again with the
+    /// second passage already counted, and the better way taken.
     pub fn route(&mut self, layout: &mut Layout, unit: usize) -> bool {
+        let before = layout.energy();
+        if !self.route_once(layout, unit) {
+            return false;
+        }
+        let mut phantoms = Vec::new();
+        for _ in 0..RETRIES {
+            let Some(way) = layout.ways[unit].as_ref() else { return true };
+            if layout.energy() <= before - UNROUTED_ENERGY || !layout.doubled(unit, way, &mut phantoms) {
+                break;
+            }
+            let energy = layout.energy();
+            let Some(way) = layout.lift(unit) else { return true };
+            layout.haunt(&phantoms, true);
+            let found = self.find(layout, unit);
+            layout.haunt(&phantoms, false);
+            let Some(other) = found else {
+                layout.lay(unit, way);
+                break;
+            };
+            layout.lay(unit, other);
+            if layout.energy() > energy {
+                layout.lift(unit);
+                layout.lay(unit, way);
+                break;
+            }
+        }
+        true
+    }
+
+    fn route_once(&mut self, layout: &mut Layout, unit: usize) -> bool {
+        match self.find(layout, unit) {
+            Some(way) => layout.lay(unit, way),
+            None => return false,
+        }
+        true
+    }
+
+    fn find(&mut self, layout: &Layout, unit: usize) -> Option<Way> {
         let ground = layout.ground;
         let what = &ground.units[unit];
         let hosts = ground.graph.hosts;
@@ -111,7 +155,7 @@ impl Router {
         self.refresh(layout, what.table);
         let (least_ns, _) = (self.tables[what.table].delay_ns[what.from], 0);
         if least_ns >= FAR {
-            return false;
+            return None;
         }
         let max_ns = layout.delay_max_ns(unit).max(least_ns);
         let goal = chain.len() * hosts + what.to;
@@ -138,7 +182,11 @@ impl Router {
                 }
                 let link = arc.link as usize;
                 let (load, cap) = (layout.link_load[link] + what.bandwidth, layout.link_cap[link]);
-                let over = if load > cap { (load - cap).min(what.bandwidth) as f32 / what.bandwidth.max(1) as f32 } else { 0.0 };
+                let over = if load > cap {
+                    (load - cap).min(what.bandwidth) as f32 / what.bandwidth.max(1) as f32
+                } else {
+                    0.0
+                };
                 let price = (1.0 + layout.link_history[link]) * (1.0 + over * OVERLOAD_PRICE * self.pressure);
                 self.label(what.table, next, cost + price, far, here as u32, arc.link);
             }
@@ -152,12 +200,7 @@ impl Router {
                 }
             }
         }
-        if self.stamp[goal] != self.now {
-            return false;
-        }
-        let way = self.trace(what.from, goal);
-        layout.lay(unit, way);
-        true
+        (self.stamp[goal] == self.now).then(|| self.trace(what.from, goal))
     }
 
     fn cheapest(&self, layout: &Layout, host: usize, kind: usize, demand: u64) -> Option<(f32, u32)> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::bounds::{self, links};
-use crate::milp::compact::{self, Compact};
+use crate::milp::compact::{self, Compact, Precision};
 use crate::problem::NO_DELAY_BOUND_NS;
 use crate::ratio::Ratio;
 use crate::search::Search;
@@ -54,7 +54,7 @@ impl<'g> Run<'_, 'g, '_> {
     }
 
     fn try_at(&mut self, u: Ratio, slice: Duration) -> Option<Search<'g>> {
-        let clock = self.clock.slice(slice);
+        let clock = self.slice(slice);
         let found = self.attempt(self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), None, &clock)?;
         self.keep(&found, "load");
         Some(found)
@@ -90,7 +90,7 @@ impl<'g> Run<'_, 'g, '_> {
             if let Some(found) = self.prove(&grid, &mut least, value, slice * 8) {
                 best = found;
             }
-            slice *= 2;
+            slice = slice.saturating_mul(2);
         }
         Some(best)
     }
@@ -102,13 +102,20 @@ impl<'g> Run<'_, 'g, '_> {
             let thresholds = self.goal.load.thresholds(Ratio::ONE, NO_DELAY_BOUND_NS);
             let clock = self.clock.slice(slice);
             let least = bounds::least_instances(self.problem, Ratio::ONE)?;
-            match compact::feasible(self.problem, thresholds, &least, false, &clock) {
+            match compact::feasible(
+                self.problem,
+                thresholds,
+                &least,
+                Precision::worth(self.problem, false),
+                false,
+                &clock,
+            ) {
                 Compact::Excluded => {
                     self.excluded = true;
                     return None;
                 }
-                Compact::Admitted(counts) => {
-                    if let Some(found) = self.attempt_from(thresholds, &counts, &self.clock.slice(slice)) {
+                Compact::Admitted { counts, trails, .. } => {
+                    if let Some(found) = self.attempt_from(thresholds, &counts, &trails, &self.clock.slice(slice)) {
                         self.keep(&found, "load");
                         return Some(found);
                     }
@@ -118,7 +125,7 @@ impl<'g> Run<'_, 'g, '_> {
             if let Some(found) = self.try_at(Ratio::ONE, slice) {
                 return Some(found);
             }
-            slice *= 2;
+            slice = slice.saturating_mul(2);
         }
         None
     }
@@ -126,11 +133,12 @@ impl<'g> Run<'_, 'g, '_> {
     /// Asks the compact MILP about the utilisations between the bound and the incumbent's.
     fn prove(&mut self, grid: &[Ratio], least: &mut Ratio, value: Ratio, slice: Duration) -> Option<Search<'g>> {
         let clock = self.clock.slice(slice);
+        let precision = Precision::worth(self.problem, false);
         for &u in grid.iter().filter(|&&u| u >= *least && u < value).collect::<Vec<_>>() {
             self.tell("compact program");
             let thresholds = self.goal.load.thresholds(u, NO_DELAY_BOUND_NS);
             let found = match bounds::least_instances(self.problem, thresholds.core_u) {
-                Some(needed) => compact::feasible(self.problem, thresholds, &needed, false, &clock),
+                Some(needed) => compact::feasible(self.problem, thresholds, &needed, precision, false, &clock),
                 None => Compact::Excluded,
             };
             match found {
@@ -138,8 +146,8 @@ impl<'g> Run<'_, 'g, '_> {
                     *least = grid.iter().copied().find(|&next| next > u).unwrap_or(Ratio::ONE).min(value);
                     self.bound.u = *least;
                 }
-                Compact::Admitted(counts) => {
-                    let found = self.attempt_from(thresholds, &counts, &self.clock.slice(slice));
+                Compact::Admitted { counts, trails, .. } => {
+                    let found = self.attempt_from(thresholds, &counts, &trails, &self.clock.slice(slice));
                     if let Some(found) = &found {
                         self.keep(found, "load");
                     }

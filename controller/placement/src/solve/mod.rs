@@ -21,10 +21,11 @@ use serde::{Deserialize, Serialize};
 use crate::bounds;
 use crate::checker::{Loads, Solution, check};
 use crate::clock::Clock;
+use crate::milp::compact::{Precision, Trail};
 use crate::problem::Problem;
 use crate::ratio::Ratio;
-use crate::search::{Search, Start};
 use crate::search::layout::{Ground, Thresholds};
+use crate::search::{Search, Start};
 
 /// Which load is minimised first: the paper's objectives None, C, L and M.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -186,9 +187,15 @@ impl fmt::Display for Forbidden {
                 write!(f, "links: even without services, some link must carry {:.1} % of its capacity", u * 100.0)
             }
             Forbidden::Delay { flow, least_ns } => {
-                write!(f, "delay: the shortest way of flow {flow} takes {:.3} ms, more than it allows", *least_ns as f64 / 1e6)
+                write!(
+                    f,
+                    "delay: the shortest way of flow {flow} takes {:.3} ms, more than it allows",
+                    *least_ns as f64 / 1e6
+                )
             }
-            Forbidden::Together => write!(f, "cores and links together: the flows do not fit, though each alone would do"),
+            Forbidden::Together => {
+                write!(f, "cores and links together: the flows do not fit, though each alone would do")
+            }
         }
     }
 }
@@ -224,7 +231,19 @@ pub fn solve(problem: &Problem, goal: Goal, limits: Limits<'_>, watch: &mut dyn 
         return Outcome::Infeasible(why);
     }
     let ground = Ground::new(problem, UNITS_MAX);
-    let mut run = Run { problem, goal, ground: &ground, clock, watch, seed: limits.seed, best: None, bound: Value::LEAST, excluded: false };
+    let is_small = Precision::worth(problem, true) == Precision::Whole;
+    let mut run = Run {
+        problem,
+        goal,
+        ground: &ground,
+        clock,
+        watch,
+        seed: limits.seed,
+        best: None,
+        bound: Value::LEAST,
+        excluded: false,
+        is_small,
+    };
     let Some(found) = run.load() else {
         return match run.why_not() {
             Some(why) => Outcome::Infeasible(why),
@@ -254,13 +273,15 @@ struct Run<'p, 'g, 'w> {
     bound: Value,
     /// The compact MILP has shown that nothing fits.
     excluded: bool,
+    /// A program solves it whole.
+    is_small: bool,
 }
 
 impl Value {
     const LEAST: Value = Value { u: Ratio::ZERO, delay_ns: 0, cores: 0 };
 }
 
-impl<'g> Run<'_, 'g, '_> {
+impl<'g, 'w> Run<'_, 'g, 'w> {
     /// Keeps a layout without overload as the incumbent if it is better.
     fn keep(&mut self, search: &Search<'g>, stage: &'static str) {
         let solution = extract::solution(&search.layout);
@@ -296,12 +317,24 @@ impl<'g> Run<'_, 'g, '_> {
         None
     }
 
-    /// The search from instances that a program found, once.
-    fn attempt_from(&mut self, thresholds: Thresholds, counts: &[Vec<u32>], clock: &Clock<'_>) -> Option<Search<'g>> {
+    /// The search from what a program found, once.
+    fn attempt_from(
+        &mut self,
+        thresholds: Thresholds,
+        counts: &[Vec<u32>],
+        trails: &[Trail],
+        clock: &Clock<'_>,
+    ) -> Option<Search<'g>> {
         let least = bounds::least_instances(self.problem, thresholds.core_u)?;
         let start = Start { seed: self.next_seed(), spare: None, counts: Some(counts) };
         let mut search = Search::start(self.ground, thresholds, &least, &start)?;
-        search.run(STEPS, clock).then_some(search)
+        (search.follow(trails) || search.run(STEPS, clock)).then_some(search)
+    }
+
+    /// A slice of the time: no more than a share of what is left, and little for a problem that a program solves whole.
+    fn slice(&self, wanted: Duration) -> Clock<'w> {
+        let most = if self.is_small { SMALL_SLICE } else { self.clock.left() / 8 };
+        self.clock.slice(wanted.min(most))
     }
 
     fn next_seed(&mut self) -> u64 {
@@ -320,5 +353,7 @@ impl<'g> Run<'_, 'g, '_> {
     }
 }
 
+/// For one try of the search on a small problem.
+const SMALL_SLICE: Duration = Duration::from_millis(20);
 /// Changes tried before a restart.
 const STEPS: usize = 2000;
