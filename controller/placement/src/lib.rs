@@ -7,6 +7,7 @@ pub mod clock;
 pub mod highs_run;
 pub mod instance;
 pub mod milp;
+pub mod online;
 mod pack;
 pub mod problem;
 pub mod ratio;
