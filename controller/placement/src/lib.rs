@@ -14,3 +14,4 @@ pub mod problem;
 pub mod ratio;
 pub mod search;
 pub mod solve;
+pub mod stratos;
