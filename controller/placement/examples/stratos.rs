@@ -13,7 +13,7 @@ fn main() {
     for most in [1000u64, 60, 30, 15] {
         let mut w = || (1 + r.below(most)) as f64;
         let c = DataCentre { free: (0..n).map(|i| (i % 20) as u32).collect(), up: (0..n).map(|_| w()).collect(), down: (0..n).map(|_| w()).collect(), aggregation: (0..n).map(|x| (x / 32) as u32).collect(), aggregation_up: (0..625).map(|_| w() * 8.0).collect(), aggregation_down: (0..625).map(|_| w() * 8.0).collect() };
-        let mut k = Racks::default();
+        let mut k = Racks::new(&c);
         let t = Instant::now(); let mut none = 0; let mut m = 0;
         for (i, ch) in chains.iter().enumerate() { m += 1; none += k.place(&c, ch, 1 + i % 3).is_none() as u32; if t.elapsed().as_secs() > 3 { break } }
         println!("bandwidth up to {most}: placements/s {:.0} none {none} of {m}", m as f64 / t.elapsed().as_secs_f64());

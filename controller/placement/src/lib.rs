@@ -5,6 +5,7 @@ pub mod bounds;
 pub mod checker;
 pub mod clock;
 pub mod formats;
+pub mod heuristics;
 pub mod highs_run;
 pub mod instance;
 pub mod milp;

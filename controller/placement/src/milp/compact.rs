@@ -265,7 +265,7 @@ fn trail(problem: &Problem, class: &Class, columns: &Columns, values: &[f64]) ->
 }
 
 /// A path over some of the links.
-fn path(problem: &Problem, links: &[usize], from: usize, to: usize) -> Option<Vec<usize>> {
+pub(crate) fn path(problem: &Problem, links: &[usize], from: usize, to: usize) -> Option<Vec<usize>> {
     let mut by = vec![None; problem.hosts.len()];
     let mut queue = std::collections::VecDeque::from([from]);
     while let Some(here) = queue.pop_front() {

@@ -54,16 +54,41 @@ pub struct Place {
 const NOWHERE: u32 = u32::MAX;
 const SAME: f64 = 1e-7;
 
-/// Work space for placements.
-#[derive(Clone, Debug, Default)]
+/// Work space for placements, and what was learned about the racks.
+#[derive(Clone, Debug)]
 pub struct Racks {
     simplex: Simplex,
     near: Vec<u32>,
     sent: Vec<(u32, f64)>,
     received: Vec<(u32, f64)>,
+    /// Per aggregation switch, the racks with room that none other there equals in both directions.
+    widest: Vec<Vec<u32>>,
+    /// Those of them that none elsewhere equals either, the way to the core included.
+    front: Vec<u32>,
 }
 
 impl Racks {
+    /// Looks at the racks. To be made anew when bandwidths or rooms have changed.
+    pub fn new(centre: &DataCentre) -> Racks {
+        let mut widest = vec![Vec::new(); centre.aggregation_up.len()];
+        for (rack, &above) in centre.aggregation.iter().enumerate() {
+            if centre.free[rack] > 0 {
+                widest[above as usize].push(rack as u32);
+            }
+        }
+        for racks in &mut widest {
+            keep_front(racks, |rack| [centre.up[rack as usize], centre.down[rack as usize]]);
+        }
+        let mut front: Vec<u32> = widest.iter().flatten().copied().collect();
+        keep_front(&mut front, |rack| {
+            let (at, above) = (rack as usize, centre.aggregation[rack as usize] as usize);
+            let (up, down) = (centre.aggregation_up[above], centre.aggregation_down[above]);
+            [centre.up[at].min(up), centre.down[at].min(down)]
+        });
+        let (simplex, near, sent, received) = (Simplex::default(), Vec::new(), Vec::new(), Vec::new());
+        Racks { simplex, near, sent, received, widest, front }
+    }
+
     /// The rack with the least crossing for one more instance at `position`; of equals any. None if no rack has room and bandwidth.
     pub fn place(&mut self, centre: &DataCentre, chain: &Chain, position: usize) -> Option<Place> {
         self.near.clear();
@@ -72,6 +97,12 @@ impl Racks {
         self.near.dedup();
         let mut grown = chain.clone();
         grown.racks[position].push(NOWHERE);
+        let open = |from: u32, to: u32| {
+            if from == NOWHERE || to == NOWHERE { f64::INFINITY } else { centre.bandwidth(from, to) }
+        };
+        // What no bandwidth at all forbids the new instance is the most that any rack, near or not, can be feasible.
+        let bound = self.simplex.solve(&grown, &open)?;
+        self.note_flows();
         let mut best: Option<Place> = None;
         for at in 0..self.near.len() {
             let rack = self.near[at];
@@ -79,15 +110,9 @@ impl Racks {
                 self.try_rack(centre, &mut grown, position, rack, &mut best);
             }
         }
-        set(&mut grown, position, NOWHERE);
-        let open = |from: u32, to: u32| {
-            if from == NOWHERE || to == NOWHERE { f64::INFINITY } else { centre.bandwidth(from, to) }
-        };
-        let Some(bound) = self.simplex.solve(&grown, &open) else { return best };
         if best.is_some_and(|best| best.crossing <= bound + SAME) {
             return best;
         }
-        self.note_flows();
         match self.scan(centre) {
             Some(rack) => Some(Place { rack, crossing: bound }),
             None => self.scarce(centre, &mut grown, position, bound, best),
@@ -96,7 +121,7 @@ impl Racks {
 
     fn try_rack(&mut self, centre: &DataCentre, grown: &mut Chain, position: usize, rack: u32, best: &mut Option<Place>) {
         set(grown, position, rack);
-        if let Some(crossing) = self.simplex.solve(grown, &|from, to| centre.bandwidth(from, to))
+        if let Some(crossing) = self.simplex.solve_again(grown, &|from, to| centre.bandwidth(from, to))
             && best.is_none_or(|best| crossing < best.crossing - SAME)
         {
             *best = Some(Place { rack, crossing });
@@ -135,21 +160,29 @@ impl Racks {
         })
     }
 
-    /// Every rack that is left, widest first, until one attains the bound.
+    /// The racks that no other equals, until one attains the bound.
     fn scarce(&mut self, centre: &DataCentre, grown: &mut Chain, position: usize, bound: f64, best: Option<Place>) -> Option<Place> {
         let mut best = best;
-        let mut order: Vec<u32> = (0..centre.free.len() as u32).filter(|rack| centre.free[*rack as usize] > 0).collect();
-        let width = |rack: &u32| centre.up[*rack as usize].min(centre.down[*rack as usize]);
-        order.sort_unstable_by(|a, b| width(b).total_cmp(&width(a)));
-        // Racks whose every bandwidth towards the chain's racks is no better than one tried before cannot do better than it did.
+        // Racks below the switches of the chain's racks do not need the core: theirs are looked at besides the front.
+        let above = |rack: &u32| centre.aggregation[*rack as usize];
+        let mut switches: Vec<u32> = self.near.iter().map(above).collect();
+        switches.sort_unstable();
+        switches.dedup();
+        let beside = switches.iter().flat_map(|&switch| self.below(centre, switch));
+        // A rack of the chain's own on the front may hide others.
+        let is_hidden = self.front.iter().any(|rack| self.near.contains(rack));
+        let front: Vec<u32> = if is_hidden { self.widest.iter().flatten().copied().collect() } else { self.front.clone() };
+        let candidates: Vec<u32> = front.into_iter().chain(beside).collect();
+        // No pair of racks gets more than this, so bandwidth beyond it makes no difference.
+        let most = (0..=position).map(|at| grown.volume_into(at)).fold(grown.volume_after(position), f64::max);
         let mut tried: Vec<Vec<f64>> = Vec::new();
-        for rack in order {
+        for rack in candidates {
             if self.near.contains(&rack) {
                 continue;
             }
             let near = self.near.iter();
-            let wide: Vec<f64> =
-                near.flat_map(|&other| [centre.bandwidth(other, rack), centre.bandwidth(rack, other)]).collect();
+            let both = near.flat_map(|&other| [centre.bandwidth(other, rack), centre.bandwidth(rack, other)]);
+            let wide: Vec<f64> = both.map(|bandwidth| bandwidth.min(most)).collect();
             if tried.iter().any(|other| other.iter().zip(&wide).all(|(other, wide)| other >= wide)) {
                 continue;
             }
@@ -161,6 +194,29 @@ impl Racks {
         }
         best
     }
+
+    /// The racks below a switch that may be the best there: its widest, or all if one of these hosts the chain already.
+    fn below(&self, centre: &DataCentre, switch: u32) -> Vec<u32> {
+        let widest = &self.widest[switch as usize];
+        if widest.iter().any(|rack| self.near.contains(rack)) {
+            let all = (0..centre.free.len() as u32).filter(|&rack| centre.aggregation[rack as usize] == switch);
+            return all.filter(|&rack| centre.free[rack as usize] > 0).collect();
+        }
+        widest.clone()
+    }
+}
+
+/// Keeps what nothing else equals or exceeds in every direction.
+fn keep_front(racks: &mut Vec<u32>, width: impl Fn(u32) -> [f64; 2]) {
+    racks.sort_unstable_by(|&a, &b| width(b)[0].total_cmp(&width(a)[0]).then(width(b)[1].total_cmp(&width(a)[1])));
+    let mut kept: Vec<u32> = Vec::new();
+    for &rack in racks.iter() {
+        let wide = width(rack);
+        if !kept.iter().any(|&other| width(other).iter().zip(&wide).all(|(other, wide)| other >= wide)) {
+            kept.push(rack);
+        }
+    }
+    *racks = kept;
 }
 
 fn set(grown: &mut Chain, position: usize, rack: u32) {

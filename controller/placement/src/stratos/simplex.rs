@@ -45,8 +45,13 @@ struct Edge {
 impl Simplex {
     /// Solves a chain's distribution; the volume between racks, or none if the bandwidths allow none.
     pub fn solve(&mut self, chain: &Chain, bandwidth: &dyn Fn(u32, u32) -> f64) -> Option<f64> {
-        self.lay_out(chain);
         self.cuts.clear();
+        self.solve_again(chain, bandwidth)
+    }
+
+    /// The same, beginning with the bandwidth rows that the last program needed. For a chain that differs in a rack only.
+    pub fn solve_again(&mut self, chain: &Chain, bandwidth: &dyn Fn(u32, u32) -> f64) -> Option<f64> {
+        self.lay_out(chain);
         loop {
             let crossing = self.run()?;
             if !self.cut(bandwidth) {
