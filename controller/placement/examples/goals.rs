@@ -1,3 +1,5 @@
+//! The evaluation over seeds 1 to 20: `goals K,K,.. C|L|M|N SECONDS [dcv] [SCALE]`; d: MaxDelay too, c: cores too, v: every run.
+
 use placement::{instance, solve::*};
 use std::time::Duration;
 fn main() {

@@ -61,7 +61,9 @@ fn hosts_between(graph: &Graph, from: usize, to: usize) -> Vec<usize> {
     while here != to {
         let left = graph.delay_ns(here, to);
         let next = graph.from(here).iter().find(|arc| {
-            left < FAR && arc.delay_ns + graph.delay_ns(arc.to as usize, to) == left && !hosts.contains(&(arc.to as usize))
+            left < FAR
+                && arc.delay_ns + graph.delay_ns(arc.to as usize, to) == left
+                && !hosts.contains(&(arc.to as usize))
         });
         let Some(next) = next else { return hosts };
         here = next.to as usize;
@@ -94,7 +96,14 @@ fn in_groups(problem: &Problem, heuristic: Heuristic, group: usize, limit: Durat
 }
 
 /// A group's solution becomes preM, preUL and preUC of the next.
-fn adopt(parts: &mut Parts, total: &mut Solution, step: &Problem, solution: Solution, flows: &[usize], keep_unused: bool) {
+fn adopt(
+    parts: &mut Parts,
+    total: &mut Solution,
+    step: &Problem,
+    solution: Solution,
+    flows: &[usize],
+    keep_unused: bool,
+) {
     let mut load = vec![0; solution.instances.len()];
     for (flow, route) in solution.routes.iter().enumerate() {
         for &instance in route.iter().flat_map(|route| &route.instances) {
@@ -199,9 +208,9 @@ impl Greedy<'_> {
         let (mut here, mut delay_ns) = (wants.from, 0);
         for &kind in &wants.chain {
             let demand = self.problem.demand(flow, kind);
-            let found = [path, beside].into_iter().find_map(|hosts| {
-                self.start(hosts, kind, demand).or_else(|| self.share(hosts, kind, demand))
-            });
+            let found = [path, beside]
+                .into_iter()
+                .find_map(|hosts| self.start(hosts, kind, demand).or_else(|| self.share(hosts, kind, demand)));
             let instance = found?;
             self.load[instance] += demand;
             let there = self.solution.instances[instance].host;
@@ -222,7 +231,9 @@ impl Greedy<'_> {
         for &host in hosts {
             let there = self.solution.instances.iter().filter(|at| (at.host, at.kind) == (host, kind)).count();
             let numa = self.free[host].iter().position(|&free| free >= what.cores);
-            if let Some(numa) = numa.filter(|_| there < what.per_host_max as usize && what.capacity[host] >= demand.max(1)) {
+            if let Some(numa) =
+                numa.filter(|_| there < what.per_host_max as usize && what.capacity[host] >= demand.max(1))
+            {
                 self.free[host][numa] -= what.cores;
                 self.load.push(0);
                 self.solution.instances.push(Instance { kind, host, numa, existing: None });
@@ -279,7 +290,9 @@ mod tests {
     // What an earlier group took must stay taken: forgetting preUL or preUC overloads something.
     #[test]
     fn every_heuristic_passes_the_checker() {
-        for (heuristic, flows) in [(Heuristic::A, 60), (Heuristic::BPlus, 2), (Heuristic::BPlusCor, 2), (Heuristic::C, 2), (Heuristic::B, 2)] {
+        for (heuristic, flows) in
+            [(Heuristic::A, 60), (Heuristic::BPlus, 2), (Heuristic::BPlusCor, 2), (Heuristic::C, 2), (Heuristic::B, 2)]
+        {
             let problem = as16631(1, flows, 1);
             let clock = Clock::new(Duration::from_secs(60), None);
             let solution = run(&problem, heuristic, 1, Duration::from_secs(20), &clock);

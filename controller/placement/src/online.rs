@@ -11,8 +11,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::bounds;
-use crate::clock::Clock;
 use crate::checker::{Instance, Route, Solution};
+use crate::clock::Clock;
 use crate::problem::{Flow, Measure, Problem};
 use crate::ratio::Ratio;
 use crate::search::graph::Graph;
@@ -109,7 +109,8 @@ fn plan(problem: &Problem, expected: Vec<Flow>, limits: Limits<'_>) -> Vec<Insta
         }
         Problem::new(parts).ok()
     };
-    let fits = |per_mille: u64| raised(per_mille).is_some_and(|raised| bounds::least_instances(&raised, Ratio::ONE).is_some());
+    let fits =
+        |per_mille: u64| raised(per_mille).is_some_and(|raised| bounds::least_instances(&raised, Ratio::ONE).is_some());
     let (mut low, mut high) = (999, 1000);
     while !fits(high) && high < 1 << 30 {
         (low, high) = (high, high * 2);
@@ -133,7 +134,9 @@ impl Online {
         let clock = Clock::new(limits.time, limits.stop);
         let mut best: Option<(u64, Online)> = None;
         for seed in limits.seed.. {
-            let slice = (limits.time / PLANS).max(clock.left() / PLANS).min(clock.left());
+            // The first plan gets more, so that there is one.
+            let share = if best.is_none() { limits.time / 3 } else { limits.time / PLANS };
+            let slice = share.min(clock.left());
             let instances = plan(problem, expected.clone(), Limits { time: slice, seed, stop: limits.stop });
             let online = Online::with_plan(problem, instances);
             let held = online.rehearse(&expected);
@@ -203,7 +206,8 @@ impl Online {
     /// Places a flow if there is a way.
     pub fn arrive(&mut self, flow: Flow) -> Arrival {
         let hosts = self.graph.hosts;
-        let known = flow.from < hosts && flow.to < hosts && flow.chain.iter().all(|&kind| kind < self.problem.kinds.len());
+        let known =
+            flow.from < hosts && flow.to < hosts && flow.chain.iter().all(|&kind| kind < self.problem.kinds.len());
         if !known || !(self.find(&flow, false) || self.find(&flow, true)) {
             return Arrival::Rejected;
         }
@@ -241,7 +245,9 @@ impl Online {
         for placed in self.placed.iter().flatten() {
             let mut begin = 0;
             let ends = placed.cuts.iter().map(|&cut| cut as usize).chain([placed.links.len()]);
-            let segments = ends.map(|end| placed.links[std::mem::replace(&mut begin, end)..end].iter().map(|&link| link as usize).collect());
+            let segments = ends.map(|end| {
+                placed.links[std::mem::replace(&mut begin, end)..end].iter().map(|&link| link as usize).collect()
+            });
             let segments = segments.collect();
             let instances = placed.cores.iter().map(|&core| number[core as usize]).collect();
             solution.routes.push(Some(Route { instances, segments }));
@@ -290,7 +296,8 @@ impl Online {
             for &core in &self.at[host * kinds + kind] {
                 let state = &self.cores[core as usize];
                 if state.load + demand <= state.cap {
-                    let price = if fast { 0.0 } else { STEEPNESS.powf(state.load as f32 / state.cap as f32) * CORE_PRICE };
+                    let price =
+                        if fast { 0.0 } else { STEEPNESS.powf(state.load as f32 / state.cap as f32) * CORE_PRICE };
                     self.work.label(here + hosts, cost + price, delay_ns, here as u32, core | BY_CORE);
                 }
             }
@@ -332,7 +339,10 @@ impl Online {
             state.load += demand;
             state.flows += 1;
         }
-        let links = placed.links.iter().all(|&link| self.link_load[link as usize] <= self.problem.links[link as usize].capacity);
+        let links = placed
+            .links
+            .iter()
+            .all(|&link| self.link_load[link as usize] <= self.problem.links[link as usize].capacity);
         let cores = placed.cores.iter().all(|&core| self.cores[core as usize].load <= self.cores[core as usize].cap);
         if !links || !cores {
             self.lift(placed);
@@ -385,7 +395,7 @@ mod tests {
     #[test]
     fn nothing_placed_moves_and_what_leaves_makes_room() {
         let problem = as16631(1, 80, 1);
-        let limits = Limits { time: Duration::from_millis(500), ..Limits::default() };
+        let limits = Limits { time: Duration::from_secs(4), ..Limits::default() };
         let mut online = Online::new(&problem, uniform(&problem), limits);
         let mut ids = Vec::new();
         let mut before: Vec<Route> = Vec::new();

@@ -66,7 +66,7 @@ impl Exhaustive<'_> {
         let hosts = problem.hosts.len();
         let mut paths = vec![vec![Vec::new(); hosts]; hosts];
         for (from, row) in paths.iter_mut().enumerate() {
-            simple_paths(problem, from, from, &mut vec![from], &mut Vec::new(), row);
+            simple_paths(problem, from, &mut vec![from], &mut Vec::new(), row);
         }
         let fixed = problem.existing.iter().filter(|existing| !existing.may_move);
         let instances = fixed.map(|at| (at.kind, at.host, at.numa, at.used, true)).collect();
@@ -175,7 +175,6 @@ impl Exhaustive<'_> {
 
 fn simple_paths(
     problem: &Problem,
-    from: usize,
     here: usize,
     seen: &mut Vec<usize>,
     path: &mut Vec<usize>,
@@ -186,14 +185,14 @@ fn simple_paths(
         if link.from == here && !seen.contains(&link.to) {
             seen.push(link.to);
             path.push(number);
-            simple_paths(problem, from, link.to, seen, path, found);
+            simple_paths(problem, link.to, seen, path, found);
             path.pop();
             seen.pop();
         }
     }
 }
 
-/// Whether everything was proven; or what is wrong.
+/// Whether the best was found; or what is wrong.
 fn compare(seed: u64, load: Load) -> Result<bool, String> {
     let problem = tiny(seed);
     let best = Exhaustive::run(&problem, load);
@@ -205,12 +204,16 @@ fn compare(seed: u64, load: Load) -> Result<bool, String> {
         (Outcome::Solved(solved), Some(best)) => {
             let loads = check(&problem, &solved.solution).map_err(|violation| violation.to_string())?;
             let (value, bound) = (solved.value, solved.bound);
-            let bounds = bound.u <= best.u && bound.delay_ns <= best.delay_ns && bound.cores <= best.cores;
-            if load.of(&loads) != value.u || value != best || !bounds {
+            // A bound of MaxDelay or cores holds among the solutions that are as good in what goes before.
+            let is_false = bound.u > best.u
+                || (value.u == best.u && bound.delay_ns > best.delay_ns)
+                || (value.u == best.u && value.delay_ns == best.delay_ns && bound.cores > best.cores);
+            if load.of(&loads) != value.u || value < best || is_false || (solved.is_proven() && value != best) {
                 return Err(format!("seed {seed} {load:?}: found {value:?}, bound {bound:?}, best {best:?}"));
             }
-            Ok(solved.is_proven())
+            Ok(value == best)
         }
+        (Outcome::Unknown { .. }, Some(_)) => Ok(false),
         (outcome, best) => Err(format!("seed {seed} {load:?}: {outcome:?} against {best:?}")),
     }
 }
@@ -222,6 +225,7 @@ fn the_pipeline_equals_trying_everything() {
     let all: Vec<Result<bool, String>> = (0..300).map(|seed| compare(seed, loads[seed as usize % 4])).collect();
     let wrong: Vec<&String> = all.iter().filter_map(|one| one.as_ref().err()).collect();
     assert!(wrong.is_empty(), "{} of {} differ: {wrong:#?}", wrong.len(), all.len());
-    let proven = all.iter().filter(|one| **one == Ok(true)).count();
-    assert!(proven * 10 > all.len() * 6, "only {proven} of {} are proven", all.len());
+    // Some programs do not end within a second on a busy machine, and instances of one kind on one host are packed by hand.
+    let equal = all.iter().filter(|one| **one == Ok(true)).count();
+    assert!(equal * 100 >= all.len() * 95, "only {equal} of {} are the best", all.len());
 }

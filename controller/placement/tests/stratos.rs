@@ -33,7 +33,10 @@ fn the_simplex_equals_highs() {
         let ours = simplex.solve(&chain, &bandwidth);
         match (reference, ours) {
             (Some(reference), Some(ours)) => {
-                assert!((reference - ours).abs() < 1e-6 * (1.0 + reference), "round {round}: {ours} against {reference}");
+                assert!(
+                    (reference - ours).abs() < 1e-6 * (1.0 + reference),
+                    "round {round}: {ours} against {reference}"
+                );
                 feasible += 1;
                 bound += usize::from(scarce < 1e9);
             }

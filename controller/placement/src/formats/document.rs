@@ -163,7 +163,8 @@ struct Finder<'t> {
 impl Finder<'_> {
     fn wrong(&self, word: &str, reason: &str) -> FormatError {
         let has = |line: &str| {
-            line.split(|letter: char| !(letter.is_alphanumeric() || "-_./ ".contains(letter))).any(|part| part.trim() == word)
+            line.split(|letter: char| !(letter.is_alphanumeric() || "-_./ ".contains(letter)))
+                .any(|part| part.trim() == word)
         };
         let line = self.text.lines().position(has).map_or(1, |at| at + 1);
         FormatError { file: self.file.to_owned(), line, reason: reason.to_owned() }

@@ -90,7 +90,9 @@ fn tokens(text: &str, collector: &Collector) -> Result<Vec<(usize, Token)>, Form
             _ if letter.is_whitespace() => {}
             _ => {
                 let mut end = at + letter.len_utf8();
-                while let Some((next, letter)) = rest.next_if(|(_, letter)| !letter.is_whitespace() && !"[]\"".contains(*letter)) {
+                while let Some((next, letter)) =
+                    rest.next_if(|(_, letter)| !letter.is_whitespace() && !"[]\"".contains(*letter))
+                {
                     end = next + letter.len_utf8();
                 }
                 found.push((line, Token::Word(text[at..end].to_owned())));

@@ -59,7 +59,10 @@ fn places(problem: &Problem, width: f64, height: f64) -> Vec<(f64, f64)> {
     let ((left, right), (low, high)) = (range(|point| point.0), range(|point| point.1));
     let scale = |value: f64, from: f64, to: f64| if to > from { (value - from) / (to - from) } else { 0.5 };
     let place = |&(x, y): &(f64, f64)| {
-        (MARGIN + scale(x, left, right) * (width - 2.0 * MARGIN), height - MARGIN - scale(y, low, high) * (height - 2.0 * MARGIN))
+        (
+            MARGIN + scale(x, left, right) * (width - 2.0 * MARGIN),
+            height - MARGIN - scale(y, low, high) * (height - 2.0 * MARGIN),
+        )
     };
     points.iter().map(place).collect()
 }
@@ -83,7 +86,14 @@ pub fn svg(problem: &Problem, solved: &Solved) -> String {
         let _ = writeln!(
             out,
             "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{}\" stroke-width=\"{:.1}\"><title>{} to {}: {load}/{capacity}</title></line>",
-            x1 + dx, y1 + dy, x2 + dx, y2 + dy, colour(used), 1.0 + used * 4.0, escape(names.0), escape(names.1)
+            x1 + dx,
+            y1 + dy,
+            x2 + dx,
+            y2 + dy,
+            colour(used),
+            1.0 + used * 4.0,
+            escape(names.0),
+            escape(names.1)
         );
     }
     for (number, host) in problem.hosts.iter().enumerate() {
@@ -94,11 +104,21 @@ pub fn svg(problem: &Problem, solved: &Solved) -> String {
         let _ = writeln!(
             out,
             "<g><rect x=\"{:.1}\" y=\"{:.1}\" width=\"110\" height=\"{tall}\" rx=\"4\" fill=\"#ffffff\" stroke=\"#606060\"/><text x=\"{:.1}\" y=\"{:.1}\">{} ({cores})</text>",
-            x - 55.0, y - tall / 2.0, x - 50.0, y - tall / 2.0 + 14.0, escape(&host.name)
+            x - 55.0,
+            y - tall / 2.0,
+            x - 50.0,
+            y - tall / 2.0 + 14.0,
+            escape(&host.name)
         );
         for (row, (text, used)) in inside.iter().enumerate() {
             let top = y - tall / 2.0 + 28.0 + 14.0 * row as f64;
-            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{top:.1}\" fill=\"{}\">{}</text>", x - 46.0, colour(*used), escape(text));
+            let _ = writeln!(
+                out,
+                "<text x=\"{:.1}\" y=\"{top:.1}\" fill=\"{}\">{}</text>",
+                x - 46.0,
+                colour(*used),
+                escape(text)
+            );
         }
         out += "</g>\n";
     }

@@ -14,8 +14,10 @@ pub fn read(text: &str, file: &str, defaults: &Defaults) -> Result<Topology, For
         }
         let wrong = |reason: &str| FormatError { file: file.to_owned(), line: number, reason: reason.to_owned() };
         let (from, rest) = line.split_once(" -> ").ok_or_else(|| wrong("expected `FROM -> TO LATENCY`"))?;
-        let (to, latency) = rest.rsplit_once(' ').ok_or_else(|| wrong("the latency is missing: expected `FROM -> TO LATENCY`"))?;
-        let latency_ms: f64 = latency.parse().map_err(|_| wrong(&format!("{latency} is not a latency in milliseconds")))?;
+        let (to, latency) =
+            rest.rsplit_once(' ').ok_or_else(|| wrong("the latency is missing: expected `FROM -> TO LATENCY`"))?;
+        let latency_ms: f64 =
+            latency.parse().map_err(|_| wrong(&format!("{latency} is not a latency in milliseconds")))?;
         if !(0.0..1e9).contains(&latency_ms) {
             return Err(wrong(&format!("a latency of {latency} ms cannot be")));
         }

@@ -17,7 +17,9 @@ pub fn read(text: &str, file: &str, defaults: &Defaults) -> Result<Topology, For
         let words: Vec<&str> = line.split_whitespace().collect();
         match (section, words.as_slice()) {
             ("", [name @ ("NODES" | "LINKS" | "DEMANDS" | "ADMISSIBLE_PATHS" | "META"), "("]) => section = name,
-            ("", _) => return Err(collector.wrong(number, format!("expected a section such as `NODES (`, found `{line}`"))),
+            ("", _) => {
+                return Err(collector.wrong(number, format!("expected a section such as `NODES (`, found `{line}`")));
+            }
             (_, [")"]) => section = "",
             ("NODES", words) => node(&mut collector, number, words)?,
             ("LINKS", words) => link(&mut collector, number, words)?,
@@ -46,7 +48,8 @@ fn node(collector: &mut Collector, line: usize, words: &[&str]) -> Result<(), Fo
 
 fn link(collector: &mut Collector, line: usize, words: &[&str]) -> Result<(), FormatError> {
     let [_, "(", from, to, ")", pre, _, _, _, "(", modules @ .., ")"] = words else {
-        let reason = "expected `NAME ( SOURCE TARGET ) PRE_CAPACITY PRE_COST ROUTING_COST SETUP_COST ( {CAPACITY COST}* )`";
+        let reason =
+            "expected `NAME ( SOURCE TARGET ) PRE_CAPACITY PRE_COST ROUTING_COST SETUP_COST ( {CAPACITY COST}* )`";
         return Err(collector.wrong(line, reason));
     };
     let mut ends = [0; 2];

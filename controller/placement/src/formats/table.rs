@@ -72,7 +72,8 @@ fn report(problem: &Problem, solved: &Solved) -> Report {
         capacity: problem.kinds[at.kind].capacity[at.host],
     });
     let links = problem.links.iter().zip(&solved.loads.links);
-    let links = links.map(|(link, &load)| LinkRow { from: host(link.from), to: host(link.to), load, capacity: link.capacity });
+    let links =
+        links.map(|(link, &load)| LinkRow { from: host(link.from), to: host(link.to), load, capacity: link.capacity });
     let flow = |(number, flow): (usize, &crate::problem::Flow)| {
         let route = solved.solution.routes[number].clone().unwrap_or_default();
         let mut here = flow.from;
@@ -118,7 +119,13 @@ pub fn text(problem: &Problem, solved: &Solved) -> String {
     let _ = writeln!(
         out,
         "{}: U {:.4} (at least {:.4}), MaxDelay {:.3} ms (at least {:.3}), {} cores (at least {})\n",
-        report.name, report.u, report.u_bound, report.max_delay_ms, report.max_delay_bound_ms, report.cores, report.cores_bound
+        report.name,
+        report.u,
+        report.u_bound,
+        report.max_delay_ms,
+        report.max_delay_bound_ms,
+        report.cores,
+        report.cores_bound
     );
     let mut rows = vec![["INSTANCE", "HOST", "NUMA", "LOAD"].map(String::from).to_vec()];
     for row in &report.instances {

@@ -175,6 +175,7 @@ fn round_up(cost: f64) -> u32 {
 
 type Row = Vec<(Col, f64)>;
 
+#[expect(clippy::too_many_arguments, reason = "the rows of one program, filled class by class")]
 fn add_class(
     model: &mut RowProblem,
     problem: &Problem,

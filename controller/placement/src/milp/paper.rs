@@ -102,7 +102,8 @@ impl Model {
 pub fn solve(problem: &Problem, objective: Objective, clock: &Clock) -> Outcome {
     let mut columns = Columns { vars: ProblemVariables::new(), count: 0 };
     let model = Model::new(problem, &mut columns);
-    let bounded = problem.flows.iter().map(|flow| flow.delay_max_ns).filter(|&ns| ns < crate::problem::NO_DELAY_BOUND_NS);
+    let bounded =
+        problem.flows.iter().map(|flow| flow.delay_max_ns).filter(|&ns| ns < crate::problem::NO_DELAY_BOUND_NS);
     let links: u64 = problem.links.iter().map(|link| link.delay_ns).sum();
     let lv = 100.0 * bounded.max().unwrap_or(links).max(1) as f64 * 1e-6;
     let cores: u32 = problem.hosts.iter().flat_map(|host| &host.cores).sum();

@@ -5,7 +5,7 @@
 
 use crate::milp::compact::Trail;
 use crate::pack;
-use crate::problem::{NO_DELAY_BOUND_NS, Problem};
+use crate::problem::Problem;
 use crate::ratio::Ratio;
 use crate::search::graph::{FAR, Graph};
 
@@ -237,11 +237,6 @@ impl<'g> Layout<'g> {
     #[inline]
     pub fn delay_max_ns(&self, unit: usize) -> u64 {
         self.ground.units[unit].delay_max_ns.min(self.thresholds.delay_ns)
-    }
-
-    /// Whether any unit's delay is bounded.
-    pub fn bounds_delay(&self, unit: usize) -> bool {
-        self.delay_max_ns(unit) < NO_DELAY_BOUND_NS
     }
 
     /// What exceeds the thresholds. 0: a solution.

@@ -155,6 +155,7 @@ impl Solved {
 
 /// Which resource forbids a problem.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the variants' text says what their fields are")]
 pub enum Forbidden {
     /// No way from a flow's entry to its exit.
     Unreachable { flow: usize },

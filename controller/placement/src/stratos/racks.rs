@@ -119,7 +119,14 @@ impl Racks {
         }
     }
 
-    fn try_rack(&mut self, centre: &DataCentre, grown: &mut Chain, position: usize, rack: u32, best: &mut Option<Place>) {
+    fn try_rack(
+        &mut self,
+        centre: &DataCentre,
+        grown: &mut Chain,
+        position: usize,
+        rack: u32,
+        best: &mut Option<Place>,
+    ) {
         set(grown, position, rack);
         if let Some(crossing) = self.simplex.solve_again(grown, &|from, to| centre.bandwidth(from, to))
             && best.is_none_or(|best| crossing < best.crossing - SAME)
@@ -161,7 +168,14 @@ impl Racks {
     }
 
     /// The racks that no other equals, until one attains the bound.
-    fn scarce(&mut self, centre: &DataCentre, grown: &mut Chain, position: usize, bound: f64, best: Option<Place>) -> Option<Place> {
+    fn scarce(
+        &mut self,
+        centre: &DataCentre,
+        grown: &mut Chain,
+        position: usize,
+        bound: f64,
+        best: Option<Place>,
+    ) -> Option<Place> {
         let mut best = best;
         // Racks below the switches of the chain's racks do not need the core: theirs are looked at besides the front.
         let above = |rack: &u32| centre.aggregation[*rack as usize];
@@ -171,7 +185,8 @@ impl Racks {
         let beside = switches.iter().flat_map(|&switch| self.below(centre, switch));
         // A rack of the chain's own on the front may hide others.
         let is_hidden = self.front.iter().any(|rack| self.near.contains(rack));
-        let front: Vec<u32> = if is_hidden { self.widest.iter().flatten().copied().collect() } else { self.front.clone() };
+        let front: Vec<u32> =
+            if is_hidden { self.widest.iter().flatten().copied().collect() } else { self.front.clone() };
         let candidates: Vec<u32> = front.into_iter().chain(beside).collect();
         // No pair of racks gets more than this, so bandwidth beyond it makes no difference.
         let most = (0..=position).map(|at| grown.volume_into(at)).fold(grown.volume_after(position), f64::max);

@@ -115,7 +115,9 @@ impl Simplex {
         self.complemented.clear();
         self.complemented.resize(self.columns, false);
         self.basis.clear();
-        self.basis.extend((0..self.rows).map(|row| if row < equalities { usize::MAX } else { edges + loads + row - equalities }));
+        self.basis.extend(
+            (0..self.rows).map(|row| if row < equalities { usize::MAX } else { edges + loads + row - equalities }),
+        );
         let (stride, rhs) = (self.stride, self.columns);
         for (column, edge) in self.edges.iter().enumerate() {
             self.table[edge.out * stride + column] = 1.0;
@@ -224,16 +226,21 @@ impl Simplex {
                 (value / rate, false)
             } else if rate < -TOLERANCE {
                 // An artificial may not grow again once the first phase is over.
-                let upper = if !is_artificial { self.upper[basic] } else if cost_row > self.rows { 0.0 } else { f64::INFINITY };
+                let upper = if !is_artificial {
+                    self.upper[basic]
+                } else if cost_row > self.rows {
+                    0.0
+                } else {
+                    f64::INFINITY
+                };
                 ((upper - value) / -rate, true)
             } else {
                 continue;
             };
             let room = room.max(0.0);
             let better = room < most - 1e-12
-                || (room <= most + 1e-12 && leaving.is_some_and(|(old, _): (usize, bool)| {
-                    is_artificial && self.basis[old] != usize::MAX
-                }));
+                || (room <= most + 1e-12
+                    && leaving.is_some_and(|(old, _): (usize, bool)| is_artificial && self.basis[old] != usize::MAX));
             if better {
                 most = room;
                 leaving = Some((row, at_upper));
