@@ -31,7 +31,8 @@ impl Instances {
                 let cap = core_u.of(what.capacity[host]);
                 let room: u32 = machine.cores.iter().map(|cores| cores / what.cores).sum();
                 let most = room.min(what.per_host_max);
-                if cap == 0 || most == 0 {
+                // One that runs already has its column though it may hold nothing at this threshold: `least` counts it.
+                if (cap == 0 && there[host][kind] == 0) || most == 0 {
                     continue;
                 }
                 let least = there[host][kind].min(most);
