@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::place::PlaceOptions;
 pub use crate::speed::SpeedCommand;
 
 /// Steers traffic along chains of network functions: check and apply a configuration, see what runs, capture, measure.
@@ -111,6 +112,8 @@ pub enum Command {
     Top(TopOptions),
     /// Capture packets at any hop, while traffic runs
     Capture(CaptureOptions),
+    /// Compute where instances should run and which way flows should take
+    Place(PlaceOptions),
     /// Measure
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -13,6 +13,7 @@ mod connection;
 mod files;
 mod get;
 mod pages;
+pub mod place;
 mod speed;
 mod tables;
 mod top;
@@ -89,6 +90,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Get(options) => get::run(&which, &options),
         Command::Top(options) => top::run(&which, &options),
         Command::Capture(options) => capture::run(&which, &options),
+        Command::Place(options) => place::run(&options),
         Command::Bench(command) => benches::run(command),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(&dir),

@@ -1,0 +1,217 @@
+//! Price-directed search: placements by swaps, routes by negotiation.
+//!
+//! The state is M and one layered path per unit ([`layout`]); its energy is link overload + core overload + delay violation.
+//! Units on anything overloaded are ripped up and routed again at prices that remember past overload ([`router`]); instances
+//! are swapped, moved or turned into another kind, the units concerned rerouted, and the change kept by Metropolis' rule.
+//! A layout of energy 0 is a solution at its thresholds.
+
+pub mod graph;
+pub mod layout;
+pub mod moves;
+pub mod router;
+
+use fastrand::Rng;
+
+use crate::clock::Clock;
+use crate::milp::compact::Trail;
+use crate::search::layout::{Ground, Layout, Thresholds, Way};
+use crate::search::router::Router;
+
+/// How much a mean flow's link weighs against one flow of overload.
+const FOOTPRINT_WEIGHT: f64 = 0.03;
+/// What history gains per pass from a threshold exceeded by its own size.
+const HISTORY_GAIN: f32 = 2.0;
+
+/// A search in progress.
+#[derive(Clone)]
+pub struct Search<'g> {
+    /// The current state.
+    pub layout: Layout<'g>,
+    router: Router,
+    rng: Rng,
+    /// At least so many instances per kind are needed.
+    least: Vec<usize>,
+    /// Cores filled beyond what is needed at least; none: all.
+    spare: Option<u32>,
+    order: Vec<u32>,
+}
+
+/// How a search begins.
+#[derive(Clone, Debug, Default)]
+pub struct Start<'c> {
+    /// Of its random numbers.
+    pub seed: u64,
+    /// Cores to fill beyond what is needed at least; none: all.
+    pub spare: Option<u32>,
+    /// Instances by host and kind to begin with.
+    pub counts: Option<&'c [Vec<u32>]>,
+}
+
+/// What a tried change must be able to undo: units with the way that they had before it.
+type Journal = Vec<(usize, Option<Way>)>;
+
+impl<'g> Search<'g> {
+    /// Places instances at random, improves them by distance alone, routes every unit once.
+    pub fn start(ground: &'g Ground<'g>, thresholds: Thresholds, least: &[usize], start: &Start) -> Option<Search<'g>> {
+        let layout = Layout::new(ground, thresholds);
+        let router = Router::new(&layout);
+        let order = (0..ground.units.len() as u32).collect();
+        let (rng, least, spare) = (Rng::with_seed(start.seed), least.to_vec(), start.spare);
+        let mut search = Search { layout, router, rng, least, spare, order };
+        match start.counts {
+            Some(counts) => search.take(counts),
+            None if search.fill() => search.approach(SURROGATE_STEPS),
+            None => return None,
+        }
+        search.reroute_all();
+        Some(search)
+    }
+
+    /// Takes the ways that a program found, if it found all. True if that is a solution.
+    pub fn follow(&mut self, trails: &[Trail]) -> bool {
+        if trails.len() != self.layout.ways.len() {
+            return false;
+        }
+        for unit in 0..self.layout.ways.len() {
+            self.layout.lift(unit);
+        }
+        for trail in trails {
+            let unit = self.layout.ground.units.iter().position(|unit| unit.flows[0] == trail.flow);
+            let way = unit.and_then(|unit| Some((unit, self.layout.way_along(unit, trail)?)));
+            if let Some((unit, way)) = way {
+                self.layout.lay(unit, way);
+            }
+        }
+        self.layout.energy() == 0.0
+    }
+
+    /// Goes on from where it is at other thresholds.
+    pub fn retarget(&mut self, thresholds: Thresholds, least: &[usize]) {
+        self.least = least.to_vec();
+        self.layout.set_thresholds(thresholds);
+    }
+
+    /// Other random numbers from here on.
+    pub fn reseed(&mut self, seed: u64) {
+        self.rng = Rng::with_seed(seed);
+    }
+
+    /// Routes every unit anew, in a random order.
+    pub fn reroute_all(&mut self) {
+        self.rng.shuffle(&mut self.order);
+        for at in 0..self.order.len() {
+            let unit = self.order[at] as usize;
+            self.layout.lift(unit);
+            self.router.route(&mut self.layout, unit);
+        }
+    }
+
+    /// Rip-up and reroute until nothing is overloaded, the passes are used up, or it stops helping.
+    pub fn negotiate(&mut self, passes: usize, clock: &Clock) -> bool {
+        let (mut best, mut since) = (f64::INFINITY, 0);
+        for pass in 0..passes {
+            let energy = self.layout.energy();
+            if energy == 0.0 {
+                self.router.pressure = 1.0;
+                return true;
+            }
+            since = if energy < best { 0 } else { since + 1 };
+            best = best.min(energy);
+            if since > 12 || clock.is_over() {
+                break;
+            }
+            self.remember();
+            self.router.pressure = 1.0 + pass as f32 * 0.2;
+            self.rng.shuffle(&mut self.order);
+            for at in 0..self.order.len() {
+                let unit = self.order[at] as usize;
+                if self.layout.is_troubled(unit) {
+                    self.layout.lift(unit);
+                    self.router.route(&mut self.layout, unit);
+                }
+            }
+        }
+        self.router.pressure = 1.0;
+        self.layout.energy() == 0.0
+    }
+
+    fn remember(&mut self) {
+        let layout = &mut self.layout;
+        for ((history, &load), &cap) in layout.link_history.iter_mut().zip(&layout.link_load).zip(&layout.link_cap) {
+            *history = *history * 0.95 + HISTORY_GAIN * load.saturating_sub(cap) as f32 / cap.max(1) as f32;
+        }
+        for slot in &mut layout.slots {
+            let over = slot.load.saturating_sub(slot.cap) as f32 / slot.cap.max(1) as f32;
+            slot.history = slot.history * 0.95 + HISTORY_GAIN * over;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.layout.link_history.fill(0.0);
+        for slot in &mut self.layout.slots {
+            slot.history = 0.0;
+        }
+    }
+
+    fn score(&self) -> f64 {
+        self.layout.energy() + FOOTPRINT_WEIGHT * self.layout.footprint()
+    }
+
+    /// Negotiation and moves until a solution is found, the steps are used up or the time is over.
+    pub fn run(&mut self, steps: usize, clock: &Clock) -> bool {
+        if self.negotiate(30, clock) {
+            return true;
+        }
+        self.forget();
+        let mut score = self.score();
+        let (hot, cold) = (0.5_f64, 0.05_f64);
+        for step in 0..steps {
+            if clock.is_over() {
+                return false;
+            }
+            let temperature = hot * (cold / hot).powf(step as f64 / steps as f64);
+            let Some(change) = self.propose() else { continue };
+            let mut journal = Journal::new();
+            self.apply(change, &mut journal);
+            self.settle(&mut journal);
+            let after = self.score();
+            if after <= score || self.rng.f64() < ((score - after) / temperature).exp() {
+                score = after;
+            } else {
+                self.undo(change, journal);
+            }
+            if self.layout.energy() == 0.0 {
+                return true;
+            }
+            if step % 48 == 47 {
+                let kept = self.clone_ways();
+                if self.negotiate(20, clock) {
+                    return true;
+                }
+                self.forget();
+                if self.score() > score {
+                    self.restore(kept);
+                }
+                score = self.score();
+            }
+        }
+        false
+    }
+
+    fn clone_ways(&self) -> Vec<Option<Way>> {
+        self.layout.ways.clone()
+    }
+
+    fn restore(&mut self, ways: Vec<Option<Way>>) {
+        for (unit, way) in ways.into_iter().enumerate() {
+            if self.layout.ways[unit] != way {
+                self.layout.lift(unit);
+                if let Some(way) = way {
+                    self.layout.lay(unit, way);
+                }
+            }
+        }
+    }
+}
+
+const SURROGATE_STEPS: usize = 400;

@@ -1,0 +1,237 @@
+//! How the search changes the placement: swaps, moves, other kinds, and their undoing.
+
+use crate::search::{Journal, Search};
+
+/// A change of the instances.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// Two instances of different kinds change places.
+    Swap { a: usize, b: usize },
+    /// An instance becomes another kind, or goes to another host, or both.
+    Set { slot: usize, kind: usize, host: usize, was_kind: usize, was_host: usize },
+}
+
+impl Search<'_> {
+    /// Fills the cores: what each kind needs at least first, then the kinds with least to spare. False when the least does not fit.
+    pub(super) fn fill(&mut self) -> bool {
+        for _ in 0..20 {
+            let fixed = self.layout.slots.len();
+            if self.fill_least() {
+                self.fill_rest();
+                return true;
+            }
+            while self.layout.slots.len() > fixed {
+                self.layout.pop();
+            }
+        }
+        false
+    }
+
+    fn fill_least(&mut self) -> bool {
+        let problem = self.layout.ground.problem;
+        let mut kinds: Vec<usize> = (0..problem.kinds.len()).collect();
+        self.rng.shuffle(&mut kinds);
+        kinds.sort_by_key(|&kind| std::cmp::Reverse((problem.kinds[kind].cores, self.least[kind])));
+        kinds.into_iter().all(|kind| (self.layout.count(kind)..self.least[kind]).all(|_| self.place_one(kind)))
+    }
+
+    fn place_one(&mut self, kind: usize) -> bool {
+        let hosts = self.layout.ground.graph.hosts;
+        let offset = self.rng.usize(..hosts);
+        let free = |layout: &super::Layout, host: usize| {
+            let all: u32 = layout.ground.problem.hosts[host].cores.iter().sum();
+            all - layout
+                .slots_on(host)
+                .map(|slot| layout.ground.problem.kinds[layout.slots[slot].kind].cores)
+                .sum::<u32>()
+        };
+        let even = self.rng.bool();
+        let host = (0..hosts)
+            .map(|at| (at + offset) % hosts)
+            .filter(|&host| self.layout.fits(host, kind, &[]))
+            .max_by_key(|&host| if even { free(&self.layout, host) } else { 0 });
+        if let Some(host) = host {
+            self.layout.add(kind, host);
+        }
+        host.is_some()
+    }
+
+    fn fill_rest(&mut self) {
+        let problem = self.layout.ground.problem;
+        let mut wanted: Vec<u64> = vec![0; problem.kinds.len()];
+        for unit in &self.layout.ground.units {
+            for (&kind, &demand) in self.layout.ground.chains[unit.chain].iter().zip(&unit.demand) {
+                wanted[kind] += demand;
+            }
+        }
+        let mut full = vec![false; problem.kinds.len()];
+        let mut spare = self.spare.unwrap_or(u32::MAX);
+        loop {
+            let layout = &self.layout;
+            let room = |&kind: &usize| {
+                let caps: u64 = layout.slots.iter().filter(|slot| slot.kind == kind).map(|slot| slot.cap).sum();
+                (caps as f64 + 0.01) / wanted[kind] as f64
+            };
+            let kinds = (0..full.len()).filter(|&kind| !full[kind] && wanted[kind] > 0);
+            let open: Vec<usize> = kinds.collect();
+            let Some(&least) = open.iter().min_by(|a, b| room(a).total_cmp(&room(b))) else { break };
+            let kind = if self.rng.u8(..4) == 0 { open[self.rng.usize(..open.len())] } else { least };
+            full[kind] = problem.kinds[kind].cores > spare || !self.place_one(kind);
+            if !full[kind] {
+                spare -= problem.kinds[kind].cores;
+            }
+        }
+    }
+
+    /// Begins with the instances that a program found, as far as they fit.
+    pub(super) fn take(&mut self, counts: &[Vec<u32>]) {
+        for (host, row) in counts.iter().enumerate() {
+            for (kind, &count) in row.iter().enumerate() {
+                for _ in self.layout.slots_at(host, kind).len()..count as usize {
+                    if self.layout.fits(host, kind, &[]) {
+                        self.layout.add(kind, host);
+                    }
+                }
+            }
+        }
+        self.fill_rest();
+    }
+
+    /// Improves the placement by the units' distances through it alone.
+    pub(super) fn approach(&mut self, steps: usize) {
+        let mut score = self.distance();
+        for step in 0..steps {
+            let temperature = 0.02 * score * (1.0 - step as f64 / steps as f64) / 4.0;
+            let Some(change) = self.propose() else { continue };
+            self.commit(change);
+            let after = self.distance();
+            if after <= score || self.rng.f64() < ((score - after) / temperature).exp() {
+                score = after;
+            } else {
+                self.revert(change);
+            }
+        }
+    }
+
+    fn distance(&mut self) -> f64 {
+        let (mut hops, mut over) = (0.0, 0.0);
+        for unit in 0..self.layout.ways.len() {
+            let (least_ns, least_hops) = self.router.to_go(&self.layout, unit);
+            hops += f64::from(least_hops);
+            let late = least_ns.saturating_sub(self.layout.delay_max_ns(unit));
+            if late > 0 {
+                over += 4.0 + late as f64 * self.layout.ground.delay_weight * 4.0;
+            }
+        }
+        hops + over
+    }
+
+    /// A random change that the cores allow; none if the dice fell badly.
+    pub(super) fn propose(&mut self) -> Option<Change> {
+        let layout = &self.layout;
+        let slots = &layout.slots;
+        if slots.is_empty() {
+            return None;
+        }
+        let a = self.rng.usize(..slots.len());
+        if slots[a].fixed {
+            return None;
+        }
+        let (kind, host) = (slots[a].kind, slots[a].host);
+        let dice = self.rng.u8(..16);
+        if dice == 0 {
+            let other = self.rng.usize(..layout.ground.problem.kinds.len());
+            let may = other != kind && slots[a].existing.is_none() && layout.count(kind) > self.least[kind].max(1);
+            let fits = may && layout.fits(host, other, &[a]);
+            return fits.then_some(Change::Set { slot: a, kind: other, host, was_kind: kind, was_host: host });
+        }
+        if dice <= 2 {
+            let to = self.rng.usize(..layout.ground.graph.hosts);
+            let fits = to != host && layout.fits(to, kind, &[]);
+            return fits.then_some(Change::Set { slot: a, kind, host: to, was_kind: kind, was_host: host });
+        }
+        let b = self.rng.usize(..slots.len());
+        let there = &slots[b];
+        if there.fixed || there.kind == kind || there.host == host {
+            return None;
+        }
+        let fits = layout.fits(there.host, kind, &[b]) && layout.fits(host, there.kind, &[a]);
+        fits.then_some(Change::Swap { a, b })
+    }
+
+    fn commit(&mut self, change: Change) {
+        match change {
+            Change::Swap { a, b } => {
+                let (host_a, host_b) = (self.layout.slots[a].host, self.layout.slots[b].host);
+                self.layout.set(a, self.layout.slots[a].kind, host_b);
+                self.layout.set(b, self.layout.slots[b].kind, host_a);
+            }
+            Change::Set { slot, kind, host, .. } => self.layout.set(slot, kind, host),
+        }
+    }
+
+    fn revert(&mut self, change: Change) {
+        match change {
+            Change::Swap { .. } => self.commit(change),
+            Change::Set { slot, was_kind, was_host, .. } => self.layout.set(slot, was_kind, was_host),
+        }
+    }
+
+    /// Makes the change and reroutes the units whose instances it took away.
+    pub(super) fn apply(&mut self, change: Change, journal: &mut Journal) {
+        let (a, b) = match change {
+            Change::Swap { a, b } => (a as u32, b as u32),
+            Change::Set { slot, .. } => (slot as u32, slot as u32),
+        };
+        for unit in 0..self.layout.ways.len() {
+            let uses = |slots: &[u32]| slots.iter().any(|&slot| slot == a || slot == b);
+            if self.layout.ways[unit].as_ref().is_some_and(|way| uses(&way.slots)) {
+                let way = self.layout.lift(unit);
+                journal.push((unit, way));
+            }
+        }
+        self.commit(change);
+        let lifted = journal.len();
+        let first = if lifted > 0 { self.rng.usize(..lifted) } else { 0 };
+        for at in 0..lifted {
+            let unit = journal[(at + first) % lifted].0;
+            self.router.route(&mut self.layout, unit);
+        }
+    }
+
+    /// Reroutes what is in trouble now, once.
+    pub(super) fn settle(&mut self, journal: &mut Journal) {
+        let count = self.order.len();
+        let first = self.rng.usize(..count.max(1));
+        let mut left = SETTLE_UNITS;
+        for at in 0..count {
+            let unit = self.order[(at + first) % count] as usize;
+            if left == 0 {
+                return;
+            }
+            if self.layout.is_troubled(unit) {
+                left -= 1;
+                let way = self.layout.lift(unit);
+                journal.push((unit, way));
+                self.router.route(&mut self.layout, unit);
+            }
+        }
+    }
+
+    /// Takes a change back.
+    pub(super) fn undo(&mut self, change: Change, journal: Journal) {
+        for (unit, _) in &journal {
+            self.layout.lift(*unit);
+        }
+        self.revert(change);
+        for (unit, way) in journal.into_iter().rev() {
+            self.layout.lift(unit);
+            if let Some(way) = way {
+                self.layout.lay(unit, way);
+            }
+        }
+    }
+}
+
+/// So many units in trouble are rerouted after a change.
+const SETTLE_UNITS: usize = 40;
