@@ -157,7 +157,7 @@ fn text(applied: &Applied) -> String {
     }
     for host in &applied.hosts {
         let (added, removed) = (host.rules_added, host.rules_removed);
-        text += &format!("  {}: {added} tag rules added, {removed} removed\n", host.host);
+        text += &format!("  {}: tag rules: {added} added, {removed} removed\n", host.host);
     }
     let verb = if applied.dry_run { "would be" } else { "was" };
     if let Some(why) = &applied.restart {
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn changes_are_listed_and_a_dry_run_says_so() {
-        let expected = "  chain acme/dns added: udp any > any:53\n  host1: 2 tag rules added, 0 removed\n1 change, none made (dry \
+        let expected = "  chain acme/dns added: udp any > any:53\n  host1: tag rules: 2 added, 0 removed\n1 change, none made (dry \
                         run); 0 live flows moved, 3 of this host keep their rules\n";
         assert_eq!(text(&applied()), expected);
         let none = Applied { dry_run: false, changes: Vec::new(), hosts: Vec::new(), ..applied() };
