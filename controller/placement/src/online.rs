@@ -129,13 +129,17 @@ impl Online {
     /// An empty network, its cores planned for the expected flows. The problem's own flows are not placed.
     ///
     /// Plans are made until the time is over, each tried with arrivals drawn from the expected flows; the one that holds most
-    /// before its first rejection is kept.
+    /// before its first rejection is kept. A time that is too short for any plan leaves no instance, and every flow is rejected.
     pub fn new(problem: &Problem, expected: Vec<Flow>, limits: Limits<'_>) -> Online {
         let clock = Clock::new(limits.time, limits.stop);
         let mut best: Option<(u64, Online)> = None;
         for seed in limits.seed.. {
-            // The first plan gets more, so that there is one.
-            let share = if best.is_none() { limits.time / 3 } else { limits.time / PLANS };
+            // The first plan gets more, and if that was too little the second all that is left, so that there is one.
+            let share = match &best {
+                None => limits.time / 3,
+                Some((_, online)) if online.cores.is_empty() => limits.time,
+                Some(_) => limits.time / PLANS,
+            };
             let slice = share.min(clock.left());
             let instances = plan(problem, expected.clone(), Limits { time: slice, seed, stop: limits.stop });
             let online = Online::with_plan(problem, instances);
@@ -395,7 +399,9 @@ mod tests {
     #[test]
     fn nothing_placed_moves_and_what_leaves_makes_room() {
         let problem = as16631(1, 80, 1);
-        let limits = Limits { time: Duration::from_secs(4), ..Limits::default() };
+        // Unoptimised, a plan takes seconds.
+        let time = Duration::from_secs(if cfg!(debug_assertions) { 12 } else { 4 });
+        let limits = Limits { time, ..Limits::default() };
         let mut online = Online::new(&problem, uniform(&problem), limits);
         let mut ids = Vec::new();
         let mut before: Vec<Route> = Vec::new();

@@ -50,6 +50,12 @@ fn a_document_is_solved_and_shown() {
     let solved = outcome.solved().unwrap();
     assert!(solved.is_proven());
     assert!(table::text(&problem, solved).contains("a > b [firewall/"), "{}", table::text(&problem, solved));
+    let first = |goal: Goal| {
+        let outcome = solve(&problem, goal, Limits::default(), &mut |_| {});
+        table::text(&problem, outcome.solved().unwrap()).lines().next().unwrap().to_owned()
+    };
+    assert_eq!(first(goal), "two: U 0.3000 (at least 0.3000), MaxDelay 1.500 ms (at least 1.500), 1 core (at least 1)");
+    assert!(first(Goal { cores: false, ..goal }).ends_with("ms (at least 1.500), 1 core"));
     assert!(table::json(&problem, solved).contains("\"max_delay_ms\": 1.5"));
     assert!(picture::dot(&problem, solved).starts_with("digraph"));
     assert!(picture::svg(&problem, solved).ends_with("</svg>\n"));

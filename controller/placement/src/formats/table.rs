@@ -116,17 +116,17 @@ pub fn json(problem: &Problem, solved: &Solved) -> String {
 pub fn text(problem: &Problem, solved: &Solved) -> String {
     let report = report(problem, solved);
     let mut out = String::new();
-    let _ = writeln!(
-        out,
-        "{}: U {:.4} (at least {:.4}), MaxDelay {:.3} ms (at least {:.3}), {} cores (at least {})\n",
-        report.name,
-        report.u,
-        report.u_bound,
-        report.max_delay_ms,
-        report.max_delay_bound_ms,
-        report.cores,
-        report.cores_bound
-    );
+    let _ = write!(out, "{}: U {:.4} (at least {:.4})", report.name, report.u, report.u_bound);
+    // What the goal leaves out has no bound worth the name.
+    let _ = write!(out, ", MaxDelay {:.3} ms", report.max_delay_ms);
+    if solved.goal.delay {
+        let _ = write!(out, " (at least {:.3})", report.max_delay_bound_ms);
+    }
+    let _ = write!(out, ", {} core{}", report.cores, if report.cores == 1 { "" } else { "s" });
+    if solved.goal.cores {
+        let _ = write!(out, " (at least {})", report.cores_bound);
+    }
+    out.push_str("\n\n");
     let mut rows = vec![["INSTANCE", "HOST", "NUMA", "LOAD"].map(String::from).to_vec()];
     for row in &report.instances {
         let load = format!("{}/{}", row.load, row.capacity);

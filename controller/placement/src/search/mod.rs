@@ -10,6 +10,8 @@ pub mod layout;
 pub mod moves;
 pub mod router;
 
+use std::collections::BTreeMap;
+
 use fastrand::Rng;
 
 use crate::clock::Clock;
@@ -47,8 +49,8 @@ pub struct Start<'c> {
     pub counts: Option<&'c [Vec<u32>]>,
 }
 
-/// What a tried change must be able to undo: units with the way that they had before it.
-type Journal = Vec<(usize, Option<Way>)>;
+/// What a tried change must be able to undo: the way that each unit concerned had before it.
+type Journal = BTreeMap<usize, Option<Way>>;
 
 impl<'g> Search<'g> {
     /// Places instances at random, improves them by distance alone, routes every unit once.
