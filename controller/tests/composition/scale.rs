@@ -12,7 +12,7 @@ pub fn chains(count: usize) -> String {
         let (high, low) = (host / 200, host % 200 + 1);
         let _ = writeln!(
             text,
-            "  h{host}:\n    cpus: {{io: 0, nf: 1-40}}\n    controller: 192.0.{high}.{low}:7475\n    \
+            "  h{host}:\n    cpus: {{io: 0, nf: 1-40}}\n    controller: 198.51.{high}.{low}:7475\n    \
              underlay: {{device: net_null0, address: 192.0.{high}.{low}/16, mtu: 1600}}\n    ports: {{p: {{device: net_null1}}}}"
         );
     }
