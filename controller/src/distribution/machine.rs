@@ -25,7 +25,7 @@ pub struct Times {
     pub lost_ms: u64,
     /// Between two looks at what is not settled.
     pub repeat_ms: u64,
-    /// Between two attempts to forget idle paths, after one failed.
+    /// Between two attempts to forget idle paths.
     pub forget_again_ms: u64,
 }
 
@@ -37,7 +37,7 @@ impl Default for Times {
             activate_ms: 10_000,
             lost_ms: 5_000,
             repeat_ms: 1_000,
-            forget_again_ms: 60_000,
+            forget_again_ms: 3_000,
         }
     }
 }
