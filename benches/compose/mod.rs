@@ -1,7 +1,7 @@
 //! `towpath bench compose`: what it costs to compose a specification, from nothing and by one instance more.
 //!
 //! For each size a specification is written as YAML and parsed; then the controller's own `compose` runs, several times from
-//! nothing, several times with one instance more on top of the composition in force, as `towpath scale` makes it. The first result
+//! nothing, several times with one instance more on top of the composition in force, as `towpath scale` makes it. The last result
 //! of either kind goes through the controller's independent checker.
 //!
 //! Times are CPU time of the one thread that composes, so that other work on the machine does not count. Parsing and checking are
