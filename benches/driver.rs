@@ -11,6 +11,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::allocations;
+use crate::goals;
 use crate::ledger::{Entry, Ledger};
 use crate::machine::Machine;
 use crate::path::{Packet, PacketKind, Path, PathError, Taken};
@@ -75,7 +77,7 @@ pub fn run(
         Some(search) => Some(driver.search(search, progress)?),
         None => None,
     };
-    Ok(FlowSetupReport {
+    let mut report = FlowSetupReport {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         command_line,
@@ -85,7 +87,10 @@ pub fn run(
         plan: plan.clone(),
         rates,
         search,
-    })
+        goals: Vec::new(),
+    };
+    report.goals = goals::of_flow_setup(&report);
+    Ok(report)
 }
 
 /// The path and the next flow's number, over all measurements of a run.
@@ -117,9 +122,11 @@ impl Driver<'_> {
             opening: None,
             held: None,
         };
+        let before = allocations::so_far();
         measurement.run(self.path)?;
+        let allocations = allocations::so_far() - before;
         self.next_flow = measurement.ledger.next_flow();
-        Ok(measurement.ledger.result(rate_per_s))
+        Ok(RateResult { allocations, ..measurement.ledger.result(rate_per_s) })
     }
 
     fn search(&mut self, plan: &SearchPlan, progress: &mut dyn FnMut(Progress<'_>)) -> Result<SearchResult, PathError> {

@@ -9,18 +9,34 @@ use crate::path::Path;
 pub struct Options {
     /// Insist on hugepages. Otherwise they are used if enough are free; without them the figures mean little.
     pub hugepages: bool,
-    /// Let lcores share CPUs where there are too few of them.
-    pub share_cores: bool,
+    /// Who has which CPU.
+    pub cores: Cores,
     /// NFs of the chain: names of functions in the `nf` crate.
     pub chain: Vec<String>,
 }
 
+/// Who has which CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cores {
+    /// Each lcore, the controller's flow thread and the harness have one each.
+    Own,
+    /// The harness polls the lcores in turn on one CPU, the flow thread has another.
+    PolledInTurn,
+    /// All take turns as the kernel lets them: shows that it works, not how fast.
+    Shared,
+}
+
 impl Options {
-    /// A chain of these functions; cores are shared if the machine has too few for the lcores, the controller and the harness.
+    /// A chain of these functions, on as many CPUs as there are.
     pub fn for_this_machine(chain: Vec<String>) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (io, controller, harness) = (1, 1, 1);
-        Self { hugepages: false, share_cores: cpus < io + chain.len() + controller + harness, chain }
+        let cores = match cpus {
+            1 => Cores::Shared,
+            cpus if cpus < io + chain.len() + controller + harness => Cores::PolledInTurn,
+            _ => Cores::Own,
+        };
+        Self { hugepages: false, cores, chain }
     }
 }
 

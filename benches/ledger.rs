@@ -222,6 +222,7 @@ impl Ledger {
             reordered: self.reordered,
             foreign: self.foreign,
             warmup_lost: self.warmup_lost,
+            allocations: 0,
         }
     }
 

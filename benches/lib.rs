@@ -15,6 +15,8 @@
 //! - [`driver`]: one [`plan::Plan`] run over one path; [`search`]: the highest rate without loss.
 //! - [`report`], [`text`], [`plot`]: the figures, and the machine that they were measured on ([`machine`]).
 //!
+//! [`speed`] measures how fast packets go; [`goals`] holds each report's figures against what is to be reached.
+//!
 //! Two more benches send no packets: [`steering`] compares ways to steer chains over one modelled traffic, [`compose`] measures what
 //! composing a specification costs. Each has its own report.
 //!
@@ -25,6 +27,7 @@ pub mod allocations;
 pub mod compose;
 pub mod driver;
 pub mod echo;
+pub mod goals;
 pub mod in_process;
 mod ledger;
 pub mod machine;

@@ -6,6 +6,7 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::goals::Goal;
 use crate::machine::Machine;
 use crate::path::PathFacts;
 use crate::plan::Plan;
@@ -34,6 +35,9 @@ pub struct FlowSetupReport {
     pub rates: Vec<RateResult>,
     /// The highest rate without loss, if it was searched for.
     pub search: Option<SearchResult>,
+    /// What was to be reached, and whether it is.
+    #[serde(default)]
+    pub goals: Vec<Goal>,
 }
 
 /// What one rate gave.
@@ -61,6 +65,9 @@ pub struct RateResult {
     pub foreign: u64,
     /// Packets of the warm-up that did not come out.
     pub warmup_lost: u64,
+    /// Memory allocations of this process while the packets went, the harness's among them.
+    #[serde(default)]
+    pub allocations: u64,
 }
 
 /// What one kind of packet gave.

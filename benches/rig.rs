@@ -8,8 +8,12 @@
 //!                                 controller
 //! ```
 //!
+//! Where CPUs are few, one thread is the harness and polls the lcores in turn, and the flow thread has the other CPU ([`by_hand`]).
+//!
 //! Each flow has a source address and port of its own, so every first packet misses. The harness also plays the server's
 //! host: it answers the forwarder's ARP requests. Times are read from the CPU's time stamp counter.
+
+mod by_hand;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path as FilePath, PathBuf};
@@ -28,14 +32,18 @@ use packet::headers::{self, Headers};
 use packet::neighbor::{self, NeighborMessage};
 use packet::{MacAddr, build};
 use shm::attach::Listener;
+use shm::launch::Launch;
 
-use crate::in_process::{Options, RigError};
+use self::by_hand::ByHand;
+use crate::in_process::{Cores, Options, RigError};
 use crate::path::{Packet, Path, PathError, PathFacts, Received, Taken};
 
 const HOST: &str = "bench";
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 2, 0, 2)), 9_000);
 const SERVER_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x02]);
 const CLIENT_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
+/// The address that DPDK gives to every ring port.
+const RING_MAC: MacAddr = MacAddr([0; 6]);
 /// Distinct source ports and, above them, distinct addresses of 10.1.0.0/16.
 const PORTS: u64 = 50_000;
 const FIRST_PORT: u64 = 1_024;
@@ -60,18 +68,49 @@ pub struct Rig {
     incoming: Burst,
     options: Options,
     hugepages: bool,
+    /// Last, so that it goes last: it has EAL.
+    machinery: Machinery,
+}
+
+/// What forwards and what answers flow misses.
+enum Machinery {
+    ByHand(Box<ByHand>),
+    Threads(Threads),
+}
+
+/// The forwarder's control thread and the controller's main thread, which have started the others.
+struct Threads {
     directory: PathBuf,
     dataplane: Option<JoinHandle<Result<Balance, String>>>,
     controller: Option<JoinHandle<Result<(), String>>>,
 }
 
+/// CPUs of a rig.
+#[derive(Debug, Clone, Copy)]
+struct Cpus {
+    /// The first lcore's, from where on the others count.
+    io: usize,
+    controller: u16,
+    all: usize,
+}
+
+impl Cpus {
+    fn of(options: &Options) -> Self {
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        match options.cores {
+            Cores::PolledInTurn => Self { io: all - 1, controller: 0, all },
+            Cores::Own => Self { io: 0, controller: (all - 1) as u16, all },
+            Cores::Shared => Self { io: 0, controller: 0, all },
+        }
+    }
+}
+
 impl Rig {
-    /// Builds and starts everything, and waits until the controller serves.
+    /// Builds and starts everything, and waits until flow misses are answered.
     pub fn open(options: &Options) -> Result<Self, RigError> {
-        let directory = run_directory()?;
-        let file = directory.join("bench.yaml");
-        std::fs::write(&file, yaml(options)).map_err(|error| failed("write the configuration", &error))?;
-        let config = config::load(&file).map_err(|error| failed("read the rig's configuration", &error))?;
+        let cpus = Cpus::of(options);
+        let config = config::parse("bench.yaml", &yaml(options, cpus))
+            .map_err(|error| failed("read the rig's configuration", &error))?;
         let composition = compose::compose(&config, &compose::State::default(), None)
             .map_err(|error| failed("compose the rig's chain", &error))?;
         let launch = process::launch_now(&composition.hosts[0].launch, composition.hosts[0].hugepages);
@@ -83,21 +122,17 @@ impl Rig {
         let mut devices = OpenDevices::new();
         let left = ring_port(&eal, "left", &mut devices)?;
         let right = ring_port(&eal, "right", &mut devices)?;
-        let mut dataplane =
-            Dataplane::with_devices(eal, &launch, devices).map_err(|error| failed("launch the forwarder", &error))?;
-        let template = template(mac_of(&dataplane, "left")?);
+        let template = template(RING_MAC);
         let template_headers =
             headers::parse(&template).map_err(|reason| failed("parse the harness's frame", &reason))?;
-        let listener = Listener::bind(&directory.join("dataplane.sock"))
-            .map_err(|error| failed("listen for the controller", &error))?;
-        let dataplane = std::thread::spawn(move || {
-            let mut signals = control::signals().map_err(|error| error.to_string())?;
-            control::serve(&mut dataplane, listener, &mut signals).map_err(|error| error.to_string())?;
-            Ok(dataplane.stop())
-        });
-        let controller_options = controller_options(&file, &directory, options);
-        let controller = std::thread::spawn(move || server::run(controller_options).map_err(|error| error.to_string()));
-        let mut rig = Self {
+        let machinery = match options.cores {
+            Cores::PolledInTurn => {
+                let by_hand = ByHand::start(eal, (config, composition), &launch, devices, cpus)?;
+                Machinery::ByHand(Box::new(by_hand))
+            }
+            Cores::Own | Cores::Shared => Machinery::Threads(Threads::start(eal, &launch, devices, options, cpus)?),
+        };
+        Ok(Self {
             clock,
             mempool,
             left,
@@ -108,31 +143,8 @@ impl Rig {
             incoming: Burst::new(),
             options: options.clone(),
             hugepages: launch.eal.hugepages,
-            directory,
-            dataplane: Some(dataplane),
-            controller: Some(controller),
-        };
-        rig.wait_until_ready()?;
-        Ok(rig)
-    }
-
-    fn wait_until_ready(&mut self) -> Result<(), RigError> {
-        let socket = self.directory.join(SOCKET_NAME);
-        let deadline = Instant::now() + READY_TIMEOUT;
-        while Instant::now() < deadline {
-            if self.controller.as_ref().is_some_and(JoinHandle::is_finished) {
-                let said = self.controller.take().map(JoinHandle::join);
-                return Err(RigError::Failed { step: "start the controller", problem: format!("{said:?}") });
-            }
-            let status = Client::connect(&socket).and_then(|mut client| client.call(&Request::Status));
-            if let Ok(Response::Status(status)) = status
-                && status.dataplane.state == DataplaneState::Attached
-            {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Err(RigError::Failed { step: "start the controller", problem: "it was not ready within 20 s".to_owned() })
+            machinery,
+        })
     }
 
     fn answer_arp(&mut self, frame: &[u8]) {
@@ -186,6 +198,9 @@ impl Path for Rig {
         self.flush()?;
         let mut incoming = std::mem::take(&mut self.incoming);
         loop {
+            if let Machinery::ByHand(lcores) = &mut self.machinery {
+                lcores.poll_once();
+            }
             self.right.drain[0].dequeue_burst(&mut incoming);
             let (at_ns, empty) = (self.now_ns(), incoming.is_empty());
             for mbuf in incoming.drain() {
@@ -197,28 +212,79 @@ impl Path for Rig {
             if !empty || at_ns >= until_ns {
                 break;
             }
-            if self.options.share_cores {
+            if self.options.cores == Cores::Shared {
                 clock::yield_now();
             }
         }
         self.incoming = incoming;
-        if self.dataplane.as_ref().is_none_or(JoinHandle::is_finished) {
-            return Err(PathError::Failed("the forwarder has stopped".to_owned()));
+        match &self.machinery {
+            Machinery::Threads(threads) if threads.has_ended() => {
+                Err(PathError::Failed("the forwarder has stopped".to_owned()))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn facts(&self) -> PathFacts {
         let chain = if self.options.chain.is_empty() { "no NF".to_owned() } else { self.options.chain.join(" → ") };
+        let polled = match self.options.cores {
+            Cores::PolledInTurn => ", all lcores and the harness polled in turn on one CPU, the controller on another",
+            Cores::Own | Cores::Shared => "",
+        };
         PathFacts {
-            description: format!("in process: ring port → {chain} → ring port"),
-            share_cores: Some(self.options.share_cores),
+            description: format!("in process: ring port → {chain} → ring port{polled}"),
+            share_cores: Some(self.options.cores == Cores::Shared),
             hugepages: Some(self.hugepages),
         }
     }
 }
 
-impl Drop for Rig {
+impl Threads {
+    fn start(eal: Eal, launch: &Launch, devices: OpenDevices, options: &Options, cpus: Cpus) -> Result<Self, RigError> {
+        let directory = run_directory()?;
+        let file = directory.join("bench.yaml");
+        std::fs::write(&file, yaml(options, cpus)).map_err(|error| failed("write the configuration", &error))?;
+        let mut dataplane =
+            Dataplane::with_devices(eal, launch, devices).map_err(|error| failed("launch the forwarder", &error))?;
+        let listener = Listener::bind(&directory.join("dataplane.sock"))
+            .map_err(|error| failed("listen for the controller", &error))?;
+        let dataplane = std::thread::spawn(move || {
+            let mut signals = control::signals().map_err(|error| error.to_string())?;
+            control::serve(&mut dataplane, listener, &mut signals).map_err(|error| error.to_string())?;
+            Ok(dataplane.stop())
+        });
+        let controller_options = controller_options(&file, &directory);
+        let controller = std::thread::spawn(move || server::run(controller_options).map_err(|error| error.to_string()));
+        let mut threads = Self { directory, dataplane: Some(dataplane), controller: Some(controller) };
+        threads.wait_until_ready()?;
+        Ok(threads)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), RigError> {
+        let socket = self.directory.join(SOCKET_NAME);
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while Instant::now() < deadline {
+            if self.controller.as_ref().is_some_and(JoinHandle::is_finished) {
+                let said = self.controller.take().map(JoinHandle::join);
+                return Err(RigError::Failed { step: "start the controller", problem: format!("{said:?}") });
+            }
+            let status = Client::connect(&socket).and_then(|mut client| client.call(&Request::Status));
+            if let Ok(Response::Status(status)) = status
+                && status.dataplane.state == DataplaneState::Attached
+            {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(RigError::Failed { step: "start the controller", problem: "it was not ready within 20 s".to_owned() })
+    }
+
+    fn has_ended(&self) -> bool {
+        self.dataplane.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Threads {
     fn drop(&mut self) {
         let ask = Client::connect(&self.directory.join(SOCKET_NAME));
         let asked = ask.and_then(|mut client| client.call(&Request::Shutdown { keep_dataplane: false }));
@@ -248,14 +314,17 @@ fn run_directory() -> Result<PathBuf, RigError> {
     Ok(directory)
 }
 
-fn yaml(options: &Options) -> String {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+fn yaml(options: &Options, cpus: Cpus) -> String {
     let nf = |index: usize| format!("nf{index}");
     let names: Vec<String> = (0..options.chain.len()).map(nf).collect();
     let definitions: String =
         options.chain.iter().enumerate().map(|(index, function)| definition(index, function)).collect();
     let instance = |index: usize| {
-        let cpu = if options.share_cores { (index + 1) % cpus } else { index + 1 };
+        let cpu = match options.cores {
+            Cores::PolledInTurn => cpus.io,
+            Cores::Own => cpus.io + index + 1,
+            Cores::Shared => (index + 1) % cpus.all,
+        };
         format!("      - {{nf: nf{index}, host: {HOST}, cpu: {cpu}}}\n")
     };
     let instances: String = (0..options.chain.len()).map(instance).collect();
@@ -264,15 +333,21 @@ fn yaml(options: &Options) -> String {
     } else {
         format!("    nfs:\n{definitions}    instances:\n{instances}")
     };
+    let others = match options.cores {
+        Cores::PolledInTurn => format!(", control: {}", cpus.io), // the thread that starts EAL is the one that polls
+        Cores::Own => format!(", controller: {}", cpus.controller),
+        Cores::Shared => String::new(),
+    };
     format!(
-        "version: 1\nhosts:\n  {HOST}:\n    cpus: {{io: 0}}\n    share_cores: {share}\n    hugepages: {huge}\n    \
+        "version: 1\nhosts:\n  {HOST}:\n    cpus: {{io: {io}{others}}}\n    share_cores: {share}\n    hugepages: {huge}\n    \
          memory_mib: 256\n    ports:\n      left: {{device: net_ring_left}}\n      right: {{device: net_ring_right}}\n    \
-         limits: {{flows: 262144, parked: 16384, udp_idle_s: 4, mbufs: 65535, ring: 32768}}\n\
+         limits: {{flows: 2097152, parked: 16384, udp_idle_s: 1, mbufs: 65535, ring: 32768}}\n\
          tenants:\n  bench:\n    vni: 1\n    endpoints:\n      \
          clients: {{host: {HOST}, port: left, prefixes: [10.1.0.0/16], gateways: [10.1.0.1]}}\n      \
          servers: {{host: {HOST}, port: right, prefixes: [10.2.0.0/24], gateways: [10.2.0.1]}}\n{lists}    chains:\n      \
          probe: {{from: clients, to: servers, select: {{protocol: udp}}, through: [{through}]}}\n",
-        share = options.share_cores,
+        io = cpus.io,
+        share = options.cores != Cores::Own,
         huge = if options.hugepages { "true" } else { "auto" },
         through = names.join(", "),
     )
@@ -295,16 +370,6 @@ fn ring_port(eal: &Eal, name: &str, devices: &mut OpenDevices) -> Result<RingPor
     Ok(ends)
 }
 
-fn mac_of(dataplane: &Dataplane, name: &str) -> Result<MacAddr, RigError> {
-    let report = dataplane.hello().ports.iter().find(|port| port.name == name);
-    let bytes =
-        report.map(|port| port.mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>());
-    match bytes {
-        Some(Ok(bytes)) if bytes.len() == 6 => Ok(MacAddr(std::array::from_fn(|at| bytes[at]))),
-        _ => Err(RigError::Failed { step: "find the port's address", problem: format!("{report:?}") }),
-    }
-}
-
 /// A 60-byte frame, without a UDP checksum (RFC 768 allows that over IPv4).
 fn template(gateway: MacAddr) -> Vec<u8> {
     let client = SocketAddr::new(Ipv4Addr::new(10, 1, 1, 0).into(), FIRST_PORT as u16);
@@ -322,7 +387,7 @@ fn probe(frame: &[u8]) -> Option<(u64, u8)> {
     Some((u64::from_be_bytes(*payload.first_chunk()?), *payload.get(8)?))
 }
 
-fn controller_options(file: &FilePath, directory: &FilePath, options: &Options) -> ControllerOptions {
+fn controller_options(file: &FilePath, directory: &FilePath) -> ControllerOptions {
     ControllerOptions {
         host: HOST.to_owned(),
         config: file.to_owned(),
@@ -331,7 +396,7 @@ fn controller_options(file: &FilePath, directory: &FilePath, options: &Options) 
         dataplane: None,
         replace: false,
         keep_dataplane: false,
-        spin: !options.share_cores,
+        spin: false, // `cpus.controller` says it where there is a CPU for it
         log: "warn".to_owned(),
     }
 }

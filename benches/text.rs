@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::goals;
 use crate::report::{FlowSetupReport, Latency, LimitedBy, PacketResult, RateResult, SearchResult};
 
 impl FlowSetupReport {
@@ -29,6 +30,7 @@ impl FlowSetupReport {
         if let Some(search) = &self.search {
             text.push_str(&search_text(search));
         }
+        text.push_str(&goals::text(&self.goals));
         let _ = writeln!(text, "\nRepeat with: {}", self.command());
         text
     }

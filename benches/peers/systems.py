@@ -60,7 +60,7 @@ class Setting:
         self.towpath = options.towpath
         self.cpu, self.control_cpu = options.cpu, options.control_cpu
         self.duration_s, self.warm_up_s = options.duration, options.warm_up
-        self.memory_mib, self.hugepages = options.memory_mib, not options.no_hugepages
+        self.hugepages = not options.no_hugepages
         self.directory = pathlib.Path(directory)
         self.neighbors = self.directory / "neighbors.pcap"
 
@@ -72,6 +72,11 @@ class Setting:
 
     def devices(self, flows):
         return [f"net_pcap0,rx_pcap={self.pcap(flows)},infinite_rx=1", f"net_pcap1,rx_pcap={self.neighbors}"]
+
+    @staticmethod
+    def memory_mib(flows):
+        """What a forwarder needs: net_pcap keeps each packet in an mbuf, and they are 2,560 bytes with everything around them."""
+        return max(1_024, flows * 2_560 // (1 << 20) + 256)
 
     def eal(self, name):
         memory = ["--in-memory"] if self.hugepages else ["--no-huge"]
@@ -117,7 +122,7 @@ class Testpmd:
     def measure(self, flows):
         setting = self.setting
         words = ["dpdk-testpmd", "--lcores", f"0@{setting.control_cpu},1@{setting.cpu}", "--main-lcore", "0"]
-        words += setting.eal("testpmd") + ["-m", setting.memory_mib]
+        words += setting.eal("testpmd") + ["-m", setting.memory_mib(flows)]
         words += [f"--vdev={device}" for device in setting.devices(flows)]
         words += ["--", "-i", f"--forward-mode={self.mode}", "--nb-cores=1", f"--total-num-mbufs={flows + 16383}"]
         words += ["--mbuf-size=2176", "--burst=32"]
@@ -183,15 +188,15 @@ class OpenVswitch:
         return f"unix:{self.directory}/{bridge}.mgmt"
 
     @contextlib.contextmanager
-    def running(self, dpdk):
-        """The daemons, with DPDK or without."""
+    def running(self, dpdk_mib=None):
+        """The daemons, with so much memory for DPDK or without DPDK."""
         run("rm", "-rf", self.directory)
         self.directory.mkdir()
         run("ip", "netns", "add", self.namespace)
         try:
             run("ip", "-n", self.namespace, "link", "set", "lo", "up")
             run("ovsdb-tool", "create", self.directory / "conf.db", SCHEMA)
-            with self.database(), self.switch(dpdk):
+            with self.database(), self.switch(dpdk_mib):
                 yield
         finally:
             run("ip", "netns", "del", self.namespace)
@@ -206,22 +211,22 @@ class OpenVswitch:
             yield
 
     @contextlib.contextmanager
-    def switch(self, dpdk):
+    def switch(self, dpdk_mib):
         setting = self.setting
         self.vsctl("--no-wait", "init")
         config = ["other_config:flow-limit=1000000", "other_config:max-idle=600000"]
-        if dpdk:
+        if dpdk_mib:
             extra = " ".join(setting.eal("ovs"))
             config += [
                 "other_config:dpdk-init=true",
                 f'other_config:dpdk-extra="{extra}"',
                 f"other_config:dpdk-lcore-mask={1 << setting.control_cpu:#x}",
-                f"other_config:dpdk-alloc-mem={setting.memory_mib}",
+                f"other_config:dpdk-alloc-mem={dpdk_mib}",
             ]
         config += [f"other_config:pmd-cpu-mask={1 << setting.cpu:#x}"]
         self.vsctl("--no-wait", "set", "Open_vSwitch", ".", *config)
         log = self.directory / "vswitchd.log"
-        program = VSWITCHD if dpdk else "ovs-vswitchd"
+        program = VSWITCHD if dpdk_mib else "ovs-vswitchd"
         words = [program, f"unix:{self.directory}/db.sock", f"--unixctl={self.directory}/vswitchd.ctl"]
         words += [f"--pidfile={self.directory}/vswitchd.pid", "-vconsole:info", "-vsyslog:off"]
         with child("ip", "netns", "exec", self.namespace, *words, log=log, env=self.env) as process:
@@ -250,7 +255,7 @@ class ExactOverDpdk:
 
     def measure(self, flows):
         switch = self.switch
-        with switch.running(dpdk=True):
+        with switch.running(dpdk_mib=self.setting.memory_mib(flows)):
             left, right = (["type=dpdk", f'options:dpdk-devargs="{device}"'] for device in self.setting.devices(flows))
             if self.vxlan:
                 self.underlay(right)
@@ -332,9 +337,10 @@ class ReactiveFlows:
         self.setting, self.python = setting, python
         self.switch = OpenVswitch(setting, "reactive")
 
-    def measure(self, rates):
+    def measure(self, rates, duration_s, search):
+        """The report of `towpath bench flow-setup` through the switch."""
         switch, port = self.switch, 6653
-        with switch.running(dpdk=False), contextlib.ExitStack() as stack:
+        with switch.running(), contextlib.ExitStack() as stack:
             ends = [stack.enter_context(self.end(name, address)) for name, address in (("c", "10.9.0.1"), ("s", "10.9.0.2"))]
             switch.bridge("br0", [(f"to-{name}", []) for name in ("c", "s")])
             controller = [self.python, pathlib.Path(__file__).with_name("reactive.py"), port]
@@ -352,9 +358,9 @@ class ReactiveFlows:
             stack.enter_context(child("ip", "netns", "exec", ends[1], *echo, log=switch.directory / "echo.log"))
             time.sleep(1)
             report = switch.directory / "flow-setup.json"
-            words = ["bench", "flow-setup", "--target", "10.9.0.2:7000", "--ports", 8, "--no-search"]
-            words += ["--rates", ",".join(str(rate) for rate in rates), "--json", report]
-            run("ip", "netns", "exec", ends[0], self.setting.towpath, *words, timeout=300)
+            words = ["bench", "flow-setup", "--target", "10.9.0.2:7000", "--ports", 8, "--duration", duration_s]
+            words += ["--rates", ",".join(str(rate) for rate in rates), "--json", report, *([] if search else ["--no-search"])]
+            run("ip", "netns", "exec", ends[0], self.setting.towpath, *words, timeout=900)
             return json.loads(report.read_text())
 
     @contextlib.contextmanager

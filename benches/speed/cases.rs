@@ -8,6 +8,12 @@ use super::{Function, Source, Traffic, Work};
 
 /// Rules of the firewall in a `chain` plan.
 const FIREWALL_RULES: u32 = 1_000;
+/// Series of the chain plan.
+pub const POLLED_IN_TURN: &str = "passthroughs, polled in turn";
+/// The same.
+pub const FIREWALL_ESTABLISHED: &str = "firewall, established flows";
+/// The same.
+pub const FIREWALL_NEW: &str = "firewall, first packets";
 /// Flows whose first packets meet the firewall.
 const NEW_FLOWS: u32 = 262_144;
 
@@ -183,14 +189,14 @@ pub fn chain(common: &Common, lengths: &[usize], cpus: usize) -> Result<Plan, Pl
         if !(1..=64).contains(&length) {
             return Err(PlanError::Chain(length));
         }
-        add("passthroughs, polled in turn", passthroughs(length), true, false, flows);
+        add(POLLED_IN_TURN, passthroughs(length), true, false, flows);
         let (io, others) = (1, 1);
         if length + io + others <= cpus || length == 1 {
             add("passthroughs, a CPU each", passthroughs(length), false, false, flows);
         }
     }
-    add("firewall, established flows", vec![firewall(flows)], true, false, flows);
-    add("firewall, first packets", vec![firewall(NEW_FLOWS)], true, true, NEW_FLOWS);
+    add(FIREWALL_ESTABLISHED, vec![firewall(flows)], true, false, flows);
+    add(FIREWALL_NEW, vec![firewall(NEW_FLOWS)], true, true, NEW_FLOWS);
     common.plan("Chains", "NFs", cases)
 }
 
@@ -212,7 +218,11 @@ fn firewall(flows: u32) -> Function {
 /// The tables alone, against memory.
 pub fn tables(common: &Common, tag_rules: &[u32]) -> Result<Plan, PlanError> {
     let mut cases = Vec::new();
-    let works = [("memory limit", Work::MemoryLimit), ("exact table", Work::ExactLookup)];
+    let works = [
+        ("hash and one line", Work::MemoryLimit),
+        ("exact table", Work::ExactLookup),
+        ("exact table, packet recorded", Work::ExactMeet),
+    ];
     for (series, work) in works {
         for &flows in &common.flows {
             let case = (series.to_owned(), f64::from(flows), flows_name(flows));
@@ -253,6 +263,20 @@ pub fn flood(common: &Common, shares_percent: &[u8]) -> Result<Plan, PlanError> 
         }
     }
     common.plan("Established flows under a SYN flood", "percent of packets that are SYNs of new flows", cases)
+}
+
+/// What goals speak of, on a machine with so many CPUs.
+pub fn goals(common: &Common, cpus: usize) -> Result<Vec<Plan>, PlanError> {
+    let with = |flows: &[u32]| Common { flows: flows.to_vec(), ..common.clone() };
+    let mut forwarding = forward(&with(&[1_000, 10_000, 64_000, 1_000_000]), &[Size::Fixed(60)], None, 0)?;
+    forwarding.cases.retain(|case| case.work != Work::DeliverAndLearn);
+    Ok(vec![
+        forwarding,
+        chain(&with(&[1_000]), &[1, 2, 4, 8], cpus)?,
+        tables(&with(&[1_000_000, 4_000_000]), &[])?,
+        updates(&with(&[10_000]), &[1, 64, 256])?,
+        flood(&with(&[10_000]), &[0, 10, 50, 90])?,
+    ])
 }
 
 /// `10k` for 10,000.

@@ -11,7 +11,7 @@
 //!
 //! - [`traffic`]: which packets: flows, sizes, order; written as a pcap that `net_pcap` replays without end.
 //! - `site`: a real dataplane in this process and the harness as its controller; `trial` what is measured on it, `bare` the
-//!   plain loop over the same devices, `hops` chains whose lcores are polled by hand, `lookups` the tables alone,
+//!   plain loop over the same devices, `hops` chains whose lcores are polled by hand, `updates` rules that come and go, `lookups` the tables alone,
 //!   `stages` the steps of a packet's path for an instruction counter.
 //! - [`cases`]: the plans behind `towpath bench forward`, `chain`, `tables`, `updates` and `flood`.
 //!
@@ -38,6 +38,8 @@ pub mod stages;
 pub mod traffic;
 #[cfg(feature = "dpdk")]
 mod trial;
+#[cfg(feature = "dpdk")]
+mod updates;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -80,11 +82,13 @@ pub enum Work {
         /// Only the flows' first packets.
         first_packets: bool,
     },
-    /// ExactTable alone: find a flow and its entry.
+    /// ExactTable alone: find flows, a burst at a time.
     ExactLookup,
+    /// The same, and account for a packet of each in its entry.
+    ExactMeet,
     /// TagTable alone, with as many rules as the traffic has flows.
     TagLookup,
-    /// Random reads of one cache line for each flow: what no table can beat.
+    /// Hash each key of a burst, and read one prefetched cache line of as many as the table has: what no table can beat.
     MemoryLimit,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cases::Case;
 use super::{Source, TrialResult};
+use crate::goals::{self, Goal};
 use crate::machine::Machine;
 
 /// The version of the JSON report's layout.
@@ -35,8 +36,14 @@ pub struct SpeedReport {
     pub source: Source,
     /// True if the trials had hugepages.
     pub hugepages: bool,
+    /// Cases that were not measured, and why.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// One row per case.
     pub rows: Vec<Row>,
+    /// What was to be reached, and whether it is.
+    #[serde(default)]
+    pub goals: Vec<Goal>,
 }
 
 /// A case and what its rounds gave.
@@ -84,7 +91,7 @@ impl SpeedReport {
 
     /// What makes these figures say less than they seem to.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = self.left_out.iter().map(|case| format!("left out: {case}")).collect();
         if !self.hugepages {
             warnings.push("without hugepages everything is several times slower: never quote these figures".to_owned());
         }
@@ -126,6 +133,7 @@ impl SpeedReport {
             "\nMedians of {rounds} rounds that took turns; ns (of all, of the fastest and the 99th of 100 windows) and cycles are per packet"
         );
         let _ = writeln!(text, "{}", self.table());
+        text.push_str(&goals::text(&self.goals));
         let _ = writeln!(text, "\nRepeat with: {}", self.command_line.join(" "));
         text
     }
@@ -188,7 +196,7 @@ fn short(value: f64) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use super::super::{Traffic, Work};
@@ -213,7 +221,9 @@ pub(super) mod tests {
             axis: "flows".to_owned(),
             source: Source::Pcap,
             hugepages: true,
+            left_out: Vec::new(),
             rows: vec![Row { case, rounds: mpps.iter().map(round).collect() }],
+            goals: Vec::new(),
         }
     }
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::cases::Plan;
+use super::cases::{Case, Plan};
 use super::report::{FORMAT, Row, SpeedReport};
 use super::{Source, SpeedError, TrialResult, TrialSpec, Work, traffic};
+use crate::goals;
 use crate::machine::Machine;
 
 /// What a child may take beside its measurement: EAL, devices, a million rules.
@@ -38,8 +39,18 @@ pub fn run(
     let started_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let free_mib = free_hugepages_mib();
     let mut rows: Vec<Row> = plan.cases.iter().cloned().map(|case| Row { case, rounds: Vec::new() }).collect();
-    let needed_mib = |row: &Row| u64::from(row.case.traffic.sequence_len()) * MBUF_BYTES / (1 << 20) + MEMORY_MIB;
-    let hugepages = rows.iter().all(|row| needed_mib(row) <= free_mib);
+    let fits = |row: &Row| needed_mib(&row.case, plan.source) <= free_mib;
+    // Without them, which is only to see that it works, there is memory for all.
+    let hugepages = rows.iter().any(fits);
+    let mut left_out = Vec::new();
+    rows.retain(|row| {
+        let stays = !hugepages || fits(row);
+        if !stays {
+            let (case, needed) = (&row.case, needed_mib(&row.case, plan.source));
+            left_out.push(format!("{}, {}: needs {needed} MiB of hugepages", case.series, case.label));
+        }
+        stays
+    });
     let neighbors = directory.join("right.pcap");
     traffic::write_neighbors(&neighbors).map_err(|problem| SpeedError::File { path: neighbors.clone(), problem })?;
     for round in 0..plan.rounds {
@@ -64,7 +75,7 @@ pub fn run(
             rounds.push(result);
         }
     }
-    Ok(SpeedReport {
+    let mut report = SpeedReport {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         command_line,
@@ -74,8 +85,12 @@ pub fn run(
         axis: plan.axis.clone(),
         source: plan.source,
         hugepages,
+        left_out,
         rows,
-    })
+        goals: Vec::new(),
+    };
+    report.goals = goals::of_speed(&report);
+    Ok(report)
 }
 
 fn named(case: &str, error: SpeedError) -> SpeedError {
@@ -83,6 +98,17 @@ fn named(case: &str, error: SpeedError) -> SpeedError {
         SpeedError::Child { problem, .. } => SpeedError::Child { case: case.to_owned(), problem },
         other => other,
     }
+}
+
+/// Memory that a case needs in hugepages: `net_pcap` keeps all of its packets.
+fn needed_mib(case: &Case, source: Source) -> u64 {
+    let kept = if source == Source::Pcap && !is_table(&case.work) { case.traffic.sequence_len() } else { 0 };
+    u64::from(kept) * MBUF_BYTES / (1 << 20) + MEMORY_MIB
+}
+
+/// True for a table alone, without packets.
+fn is_table(work: &Work) -> bool {
+    matches!(work, Work::ExactLookup | Work::ExactMeet | Work::TagLookup | Work::MemoryLimit)
 }
 
 /// The traffic's pcap, written once.
@@ -93,8 +119,7 @@ fn pcap(directory: &Path, work: &Work, source: Source, traffic: &traffic::Traffi
     };
     let traffic::Traffic { flows, strangers_percent, seed, size, .. } = *traffic;
     let path = directory.join(format!("{flows}-{order}-{size:?}-{strangers_percent}-{seed}.pcap"));
-    let tables = matches!(work, Work::ExactLookup | Work::TagLookup | Work::MemoryLimit);
-    if source == Source::Pcap && !tables && !path.exists() {
+    if source == Source::Pcap && !is_table(work) && !path.exists() {
         traffic.write(&path, traffic::LEFT_MAC).map_err(|problem| SpeedError::File { path: path.clone(), problem })?;
     }
     Ok(path)

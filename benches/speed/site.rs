@@ -21,7 +21,7 @@ use super::{Source, SpeedError, TrialSpec, failed, rules};
 /// Rules between two commits when a table is filled.
 const BATCH: usize = 4_096;
 /// How long a lcore may take for a batch.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const RING: u32 = 4_096;
 
 /// A running dataplane with its rules.
@@ -150,17 +150,29 @@ impl Links {
             while sent < part.len() {
                 let link = &mut self.lcores[lcore];
                 sent += link.updates.push_batch(&part[sent..]).map_err(|error| failed("send rules", error))?;
-                self.drain(lcore, deadline)?;
+                self.committed(lcore)?;
+                in_time(lcore, deadline)?;
             }
         }
-        while self.drain(lcore, deadline)? < self.epoch {
+        while self.committed(lcore)? < self.epoch {
+            in_time(lcore, deadline)?;
             std::hint::spin_loop();
         }
         Ok(())
     }
 
-    /// Reads what the lcore says, until it says nothing; returns the latest epoch in force that it told of.
-    fn drain(&mut self, lcore: usize, deadline: Instant) -> Result<u64, SpeedError> {
+    /// Sends as much of this as there is room for, and waits for nothing; returns how many messages.
+    pub fn push(&mut self, lcore: usize, messages: &[Update]) -> Result<usize, SpeedError> {
+        self.lcores[lcore].updates.push_batch(messages).map_err(|error| failed("send rules", error))
+    }
+
+    /// The last epoch that was given to a batch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Reads what the lcore says, until it says nothing; returns the latest epoch in force that it told of, 0 for none.
+    pub fn committed(&mut self, lcore: usize) -> Result<u64, SpeedError> {
         let mut epoch = 0;
         while let Some(event) = self.lcores[lcore].events.pop().map_err(|error| failed("read events", error))? {
             match event {
@@ -169,9 +181,6 @@ impl Links {
                 Event::FlowMiss { .. } => self.misses += 1,
                 _ => {}
             }
-        }
-        if Instant::now() > deadline {
-            return Err(SpeedError::Rules(format!("lcore {lcore} said nothing for {} s", PATIENCE.as_secs())));
         }
         Ok(epoch)
     }
@@ -198,6 +207,13 @@ impl Links {
             std::thread::sleep(left.min(if self.reject { Duration::from_micros(100) } else { left }));
         }
     }
+}
+
+fn in_time(lcore: usize, deadline: Instant) -> Result<(), SpeedError> {
+    if Instant::now() > deadline {
+        return Err(SpeedError::Rules(format!("lcore {lcore} said nothing for {} s", PATIENCE.as_secs())));
+    }
+    Ok(())
 }
 
 fn refused(reason: Refusal) -> SpeedError {

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-use shm::rules::Update;
 use shm::snapshot::LcoreSnapshot;
 
 use crate::allocations;
 
 use super::site::Site;
-use super::{Source, SpeedError, TrialResult, TrialSpec, Windows, Work, bare, failed, hops, lookups, rules};
+use super::{Source, SpeedError, TrialResult, TrialSpec, Windows, Work, bare, failed, hops, lookups, updates};
 
 /// The length of a window.
 pub const WINDOW: Duration = Duration::from_millis(10);
@@ -20,7 +18,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 const SETUP_TIMEOUT: Duration = Duration::from_millis(1_500);
 const SETTLE_STEP: Duration = Duration::from_millis(50);
 /// The lcore that takes packets in and sends them.
-const IO: usize = 0;
+pub const IO: usize = 0;
 
 /// Runs a trial.
 pub fn run(spec: &TrialSpec) -> Result<TrialResult, SpeedError> {
@@ -30,11 +28,11 @@ pub fn run(spec: &TrialSpec) -> Result<TrialResult, SpeedError> {
     match &spec.work {
         Work::Bare | Work::BareNull => bare::run(spec),
         Work::Deliver | Work::DeliverAndLearn | Work::Encapsulate => steady(spec, IO),
-        Work::Updates { batch } => updates(spec, *batch),
+        Work::Updates { batch } => updates::run(spec, *batch),
         Work::Flood { reject } => flood(spec, *reject),
         Work::Chain { by_hand: true, first_packets, .. } => hops::run(spec, *first_packets),
         Work::Chain { functions, .. } => chain(spec, functions.len()),
-        Work::ExactLookup | Work::TagLookup | Work::MemoryLimit => lookups::run(spec),
+        Work::ExactLookup | Work::ExactMeet | Work::TagLookup | Work::MemoryLimit => lookups::run(spec),
     }
 }
 
@@ -52,7 +50,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn of(lcore: &LcoreSnapshot) -> Self {
+    /// Of a lcore, now.
+    pub fn of(lcore: &LcoreSnapshot) -> Self {
         let LcoreSnapshot { transmitted, received, busy_cycles, .. } = *lcore;
         Self { at: Instant::now(), packets: transmitted, received, cycles: busy_cycles }
     }
@@ -89,7 +88,7 @@ pub fn measured(
 }
 
 /// Waits until nothing ends any more for a reason that only the start explains.
-fn settle(site: &mut Site, spec: &TrialSpec) -> Result<(), SpeedError> {
+pub fn settle(site: &mut Site, spec: &TrialSpec) -> Result<(), SpeedError> {
     let warm_up = Duration::from_millis(spec.warm_up_ms);
     // Strangers that came while rules were installed are parked until their time is up.
     let warm_up = if spec.traffic.strangers_percent > 0 { warm_up.max(SETUP_TIMEOUT) } else { warm_up };
@@ -109,7 +108,8 @@ fn settle(site: &mut Site, spec: &TrialSpec) -> Result<(), SpeedError> {
     }
 }
 
-fn ended(before: &LcoreSnapshot, after: &LcoreSnapshot) -> BTreeMap<String, u64> {
+/// Packets that ended between two looks, by reason.
+pub fn ended(before: &LcoreSnapshot, after: &LcoreSnapshot) -> BTreeMap<String, u64> {
     let count = |name: &String| before.drops.get(name).copied().unwrap_or(0);
     let drops = after.drops.iter().map(|(name, drops)| (name.clone(), drops - count(name)));
     drops.filter(|&(_, drops)| drops > 0).collect()
@@ -154,54 +154,6 @@ fn chain(spec: &TrialSpec, functions: usize) -> Result<TrialResult, SpeedError> 
         let slowest = result.further.entry(name.to_owned()).or_default();
         *slowest = slowest.max(cycles);
     }
-    site.stop()?;
-    Ok(result)
-}
-
-/// Full load without rules coming and going, then with.
-fn updates(spec: &TrialSpec, batch: usize) -> Result<TrialResult, SpeedError> {
-    let mut site = Site::start(spec)?;
-    settle(&mut site, spec)?;
-    let duration = Duration::from_millis(spec.duration_ms);
-    let quiet = under_load(&mut site, duration, IO)?;
-    let first = spec.traffic.flows;
-    let rules: Vec<Update> = (first..first + rules::SPARE_FLOWS).map(|flow| rules::exact(&spec.work, flow)).collect();
-    let keys: Vec<Update> =
-        (first..first + rules::SPARE_FLOWS).map(|flow| Update::RemoveExact(rules::key(flow))).collect();
-    let mut rounds = [&rules, &keys].into_iter().flat_map(|side| side.chunks(batch.max(1))).cycle();
-    let mut commits =
-        Histogram::<u64>::new_with_max(10_000_000_000, 3).map_err(|error| failed("time commits", error))?;
-    let (mut count, mut slowest) = (0, Duration::ZERO);
-    let links = std::cell::RefCell::new(std::mem::take(&mut site.links));
-    let before = site.snapshot(IO);
-    let mut result = measured(
-        duration,
-        || Sample::of(&site.snapshot(IO)),
-        || {
-            let until = Instant::now() + WINDOW;
-            while Instant::now() < until {
-                let Some(part) = rounds.next() else { break };
-                let from = Instant::now();
-                links.borrow_mut().commit(IO, part)?;
-                let took = from.elapsed();
-                count += part.len() as u64;
-                slowest = slowest.max(took);
-                commits.saturating_record(took.as_nanos() as u64);
-            }
-            Ok(())
-        },
-    )?;
-    result.drops = ended(&before, &site.snapshot(IO));
-    site.links = links.into_inner();
-    let seconds = result.duration_ns as f64 / 1e9;
-    let mut note = |name: &str, value: f64| result.further.insert(name.to_owned(), value);
-    note("rules_per_s", count as f64 / seconds);
-    note("quiet_mpps", quiet.mpps);
-    note("dip_percent", (1.0 - result.mpps / quiet.mpps) * 100.0);
-    note("lost_packets", result.drops.values().sum::<u64>() as f64);
-    note("commit_p50_us", commits.value_at_quantile(0.5) as f64 / 1e3);
-    note("commit_p99_us", commits.value_at_quantile(0.99) as f64 / 1e3);
-    note("commit_max_us", slowest.as_nanos() as f64 / 1e3);
     site.stop()?;
     Ok(result)
 }

@@ -66,13 +66,13 @@ pub struct Sessions {
     /// The next plan, whose rules are installed.
     next: Option<Arc<Plan>>,
     flows: HashMap<FlowKey, Session, ahash::RandomState>,
-    turns: HashMap<(usize, Place), Turns>,
-    next_turns: HashMap<(usize, Place), Turns>,
+    turns: HashMap<(usize, Place), Turns, ahash::RandomState>,
+    next_turns: HashMap<(usize, Place), Turns, ahash::RandomState>,
     /// Vports of this host's instances that are out of use.
     failed: HashSet<VportId>,
     /// Hosts and vports of other hosts' instances that are out of use.
     elsewhere: HashSet<(usize, VportId)>,
-    per_path: HashMap<PathId, u64>,
+    per_path: HashMap<PathId, u64, ahash::RandomState>,
     now: u64,
 }
 
@@ -84,12 +84,12 @@ struct Turns {
 
 impl Turns {
     /// The place of the choice whose turn it is; none if none has weight.
-    fn take(&mut self, weights: &[u32]) -> Option<usize> {
+    fn take(&mut self, weights: impl ExactSizeIterator<Item = u32>) -> Option<usize> {
         self.credit.resize(weights.len(), 0);
-        let total: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
-        let mut richest: Option<usize> = None;
-        for (place, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
-            self.credit[place] += i64::from(*weight);
+        let (mut total, mut richest) = (0, None::<usize>);
+        for (place, weight) in weights.enumerate().filter(|(_, weight)| *weight > 0) {
+            total += i64::from(weight);
+            self.credit[place] += i64::from(weight);
             if richest.is_none_or(|best| self.credit[place] > self.credit[best]) {
                 richest = Some(place);
             }
@@ -100,17 +100,18 @@ impl Turns {
 }
 
 impl Sessions {
-    /// No flows yet.
+    /// No flows yet, and room for as many as one lcore can have: a table that grows would hold up those that wait.
     pub fn new(plan: Arc<Plan>) -> Self {
+        let room = plan.part().launch.limits.flows as usize;
         Self {
             plan,
             next: None,
-            flows: HashMap::default(),
-            turns: HashMap::new(),
-            next_turns: HashMap::new(),
+            flows: HashMap::with_capacity_and_hasher(room, ahash::RandomState::new()),
+            turns: HashMap::default(),
+            next_turns: HashMap::default(),
             failed: HashSet::new(),
             elsewhere: HashSet::new(),
-            per_path: HashMap::new(),
+            per_path: HashMap::default(),
             now: 0,
         }
     }
@@ -143,7 +144,8 @@ impl Sessions {
         self.turns.clear();
         self.failed.clear();
         self.prepare(None);
-        let flows = std::mem::take(&mut self.flows);
+        let room = HashMap::with_capacity_and_hasher(self.flows.capacity(), ahash::RandomState::new());
+        let flows = std::mem::replace(&mut self.flows, room);
         self.per_path.clear();
         let before = flows.len();
         for (key, session) in flows {
@@ -187,10 +189,9 @@ impl Sessions {
     fn choose(&mut self, plan: &Plan, (subchain, place): (usize, Place), by_next: bool) -> Option<ExactAction> {
         let head = plan.composition.subchains[subchain].head(place)?;
         let usable = |path: usize| !touches(plan, &plan.composition.paths[path], &self.failed, &self.elsewhere);
-        let weights: Vec<u32> =
-            head.choices.iter().map(|(path, weight)| if usable(*path) { *weight } else { 0 }).collect();
+        let weights = head.choices.iter().map(|(path, weight)| if usable(*path) { *weight } else { 0 });
         let turns = if by_next { &mut self.next_turns } else { &mut self.turns };
-        let turn = turns.entry((subchain, place)).or_default().take(&weights)?;
+        let turn = turns.entry((subchain, place)).or_default().take(weights)?;
         head.choices.get(turn).map(|(path, _)| plan.composition.paths[*path].action)
     }
 
@@ -315,8 +316,8 @@ impl Sessions {
     }
 
     /// Flows per path; paths without are not there.
-    pub fn per_path(&self) -> &HashMap<PathId, u64> {
-        &self.per_path
+    pub fn per_path(&self) -> HashMap<PathId, u64> {
+        self.per_path.iter().map(|(&path, &flows)| (path, flows)).collect()
     }
 }
 

@@ -1,13 +1,14 @@
 //! The controller's side of one lcore: batches out, and what became of them.
 //!
-//! Off the packet's path but for its first packet: a miss is answered by one push to the update ring. What does not fit in the
-//! ring waits here, in order. A batch is its updates and a commit; the lcore answers each with `Committed` or `Refused`.
+//! Off the packet's path but for its first packet: the misses of a turn are answered by one batch, which goes into the update
+//! ring at once. What does not fit there waits here, in order. A batch is its updates and a commit; the lcore answers each with
+//! `Committed` or `Refused`. Nothing is allocated for a batch once the queues here have grown to what is usual.
 
 use std::collections::VecDeque;
 
 use packet::VportId;
 use shm::capture::CaptureRecord;
-use shm::link::ControllerLink;
+use shm::link::{ControllerLink, UPDATE_SLOTS};
 use shm::message::DecodeError;
 use shm::ring::RingError;
 use shm::rules::{Epoch, Event, Update};
@@ -21,11 +22,12 @@ const EVENTS_PER_TURN: usize = 256;
 /// Captures taken from a lcore before the next one has its turn.
 const CAPTURES_PER_TURN: usize = 64;
 
-/// Updates that are in force together, or not at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Batch {
-    pub(crate) epoch: Epoch,
-    pub(crate) updates: Vec<Update>,
+/// A batch that is not answered yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct InFlight {
+    epoch: Epoch,
+    /// How many of the unanswered updates are its.
+    count: usize,
 }
 
 /// What runs on a lcore.
@@ -47,12 +49,15 @@ pub(crate) struct Lane {
     /// Said, but not in the ring yet.
     outgoing: VecDeque<Update>,
     /// Committed by us, not yet answered.
-    in_flight: VecDeque<Batch>,
+    in_flight: VecDeque<InFlight>,
+    /// The updates of these batches, in order.
+    unanswered: VecDeque<Update>,
 }
 
 impl Lane {
     pub(crate) fn new(link: ControllerLink, occupant: Occupant) -> Self {
-        Self { link, occupant, outgoing: VecDeque::new(), in_flight: VecDeque::new() }
+        let (outgoing, unanswered) = (VecDeque::new(), VecDeque::with_capacity(UPDATE_SLOTS));
+        Self { link, occupant, outgoing, in_flight: VecDeque::with_capacity(MAX_BATCH), unanswered }
     }
 
     pub(crate) fn occupant(&self) -> Occupant {
@@ -68,14 +73,31 @@ impl Lane {
     pub(crate) fn change_occupant(&mut self, occupant: Occupant) -> Vec<Epoch> {
         self.occupant = occupant;
         self.outgoing.clear();
+        self.unanswered.clear();
         self.in_flight.drain(..).map(|batch| batch.epoch).collect()
     }
 
     /// Queues a batch. At most [`MAX_BATCH`] updates, to somebody who hears it.
-    pub(crate) fn commit(&mut self, epoch: Epoch, updates: Vec<Update>) {
-        self.outgoing.extend(&updates);
+    pub(crate) fn commit(&mut self, epoch: Epoch, updates: &[Update]) {
+        self.outgoing.extend(updates);
+        self.note(epoch, updates);
+    }
+
+    /// The same, but what the ring has room for goes there at once. That a ring is dead, the next flush says.
+    pub(crate) fn commit_now(&mut self, epoch: Epoch, updates: &[Update]) {
+        let goes_now = self.outgoing.is_empty();
+        let sent = if goes_now { self.link.updates.push_batch(updates).unwrap_or(0) } else { 0 };
+        self.outgoing.extend(&updates[sent..]);
+        self.note(epoch, updates);
+        if goes_now {
+            let _ = self.flush();
+        }
+    }
+
+    fn note(&mut self, epoch: Epoch, updates: &[Update]) {
         self.outgoing.push_back(Update::Commit(epoch));
-        self.in_flight.push_back(Batch { epoch, updates });
+        self.unanswered.extend(updates);
+        self.in_flight.push_back(InFlight { epoch, count: updates.len() });
     }
 
     /// Queues an update that belongs to no batch: a read-back, a capture.
@@ -101,16 +123,20 @@ impl Lane {
         !self.outgoing.is_empty()
     }
 
-    /// Everything up to this epoch is in force: the batches.
-    pub(crate) fn settle(&mut self, epoch: Epoch) -> Vec<Batch> {
-        let count = self.in_flight.iter().take_while(|batch| batch.epoch <= epoch).count();
-        self.in_flight.drain(..count).collect()
+    /// Everything up to this epoch is in force: says each batch's epoch.
+    pub(crate) fn settle(&mut self, epoch: Epoch, mut settled: impl FnMut(Epoch)) {
+        while let Some(batch) = self.in_flight.pop_front_if(|batch| batch.epoch <= epoch) {
+            self.unanswered.drain(..batch.count);
+            settled(batch.epoch);
+        }
     }
 
-    /// The batch of this epoch was refused; the ones before it are in force.
-    pub(crate) fn refuse(&mut self, epoch: Epoch) -> Option<Batch> {
+    /// The updates of the batch of this epoch, which was refused; the ones before it are in force.
+    pub(crate) fn refuse(&mut self, epoch: Epoch) -> Option<Vec<Update>> {
         let place = self.in_flight.iter().position(|batch| batch.epoch == epoch)?;
-        self.in_flight.remove(place)
+        let from = self.in_flight.iter().take(place).map(|batch| batch.count).sum::<usize>();
+        let batch = self.in_flight.remove(place)?;
+        Some(self.unanswered.drain(from..from + batch.count).collect())
     }
 
     /// Takes a turn's events, in order.
@@ -148,9 +174,8 @@ mod tests {
         let mut lane = Lane::new(ours.remove(0), Occupant::Ports);
         let batches = link::UPDATE_SLOTS as u64;
         for epoch in 1..=batches {
-            lane.commit(Epoch(epoch), vec![Update::ReadBack(epoch as u32)]);
+            lane.commit_now(Epoch(epoch), &[Update::ReadBack(epoch as u32)]);
         }
-        lane.flush().unwrap();
         assert!(lane.has_backlog());
         let mut seen = Vec::new();
         loop {
@@ -165,12 +190,14 @@ mod tests {
         let expected: Vec<Update> =
             (1..=batches).flat_map(|epoch| [Update::ReadBack(epoch as u32), Update::Commit(Epoch(epoch))]).collect();
         assert_eq!(seen, expected);
-        assert_eq!(lane.refuse(Epoch(2)).map(|batch| batch.epoch), Some(Epoch(2)));
-        let settled: Vec<u64> = lane.settle(Epoch(4)).iter().map(|batch| batch.epoch.0).collect();
+        assert_eq!(lane.refuse(Epoch(2)), Some(vec![Update::ReadBack(2)]));
+        let mut settled = Vec::new();
+        lane.settle(Epoch(4), |epoch| settled.push(epoch.0));
         assert_eq!(settled, [1, 3, 4]);
+        assert_eq!(lane.refuse(Epoch(6)), Some(vec![Update::ReadBack(6)]), "each batch keeps its own updates");
         assert_eq!(lane.refuse(Epoch(2)), None);
         let unanswered = lane.change_occupant(Occupant::Nobody);
-        assert_eq!(unanswered.len() as u64, batches - 4, "whoever left answers nothing");
+        assert_eq!(unanswered.len() as u64, batches - 5, "whoever left answers nothing");
         assert!(!lane.has_backlog() && !lane.is_heard());
     }
 }

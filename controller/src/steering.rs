@@ -20,6 +20,7 @@ use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use packet::{FiveTuple, FlowKey, PathId, VportId};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use shm::capture::CaptureRecord;
 use shm::doorbell::DoorbellWaiter;
 use shm::link::ControllerLink;
@@ -29,7 +30,7 @@ use shm::rules::{Epoch, Event, ExactRule, Refusal, TagKey, Update};
 use crate::compose::{Place, PlacedTag};
 use crate::flows::{Plan, Rejection, Sessions};
 pub use crate::lane::Occupant;
-use crate::lane::{Batch, Lane, MAX_BATCH};
+use crate::lane::{Lane, MAX_BATCH};
 use capture::Taps;
 use sync::ReadBackJob;
 
@@ -230,8 +231,29 @@ pub struct Outlets {
 const WAKER: Token = Token(0);
 const DOORBELL: Token = Token(1);
 
-/// Starts the thread. With `spin` it never sleeps: lowest latency, for a CPU of its own.
-pub fn start(plan: Arc<Plan>, outlets: Outlets, spin: bool) -> io::Result<Handle> {
+/// Where the thread runs and how it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seat {
+    /// Its CPU; none lets it float.
+    pub cpu: Option<u16>,
+    /// It never sleeps: lowest latency, for a CPU of its own.
+    pub spin: bool,
+}
+
+impl Seat {
+    /// Puts the calling thread there. One that can't be had is warned of: the thread is slower elsewhere, not wrong.
+    fn take(self) {
+        let Some(cpu) = self.cpu else { return };
+        let mut cpus = CpuSet::new();
+        cpus.set(usize::from(cpu));
+        if let Err(error) = sched_setaffinity(None, &cpus) {
+            tracing::warn!("the flow thread can't run on CPU {cpu}, which `cpus.controller` gives it: {error}");
+        }
+    }
+}
+
+/// Starts the thread.
+pub fn start(plan: Arc<Plan>, outlets: Outlets, seat: Seat) -> io::Result<Handle> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, commands) = crossbeam::channel::unbounded();
@@ -242,7 +264,7 @@ pub fn start(plan: Arc<Plan>, outlets: Outlets, spin: bool) -> io::Result<Handle
         poll,
         commands,
         outlets,
-        spin,
+        seat,
         epoch: 0,
         stats: Stats::default(),
         read_backs: Vec::new(),
@@ -256,6 +278,8 @@ pub fn start(plan: Arc<Plan>, outlets: Outlets, spin: bool) -> io::Result<Handle
         held: Vec::new(),
         taps: Taps::default(),
         misses: Vec::new(),
+        news: Vec::new(),
+        answers: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("flows".into()).spawn(move || steering.run())?;
     Ok(Handle { commands: sender, waker, thread: Some(thread) })
@@ -277,7 +301,7 @@ struct Steering {
     poll: Poll,
     commands: Receiver<Command>,
     outlets: Outlets,
-    spin: bool,
+    seat: Seat,
     epoch: u64,
     stats: Stats,
     read_backs: Vec<ReadBackJob>,
@@ -296,8 +320,10 @@ struct Steering {
     /// Misses that came before the tables were in place: lcore and flow.
     held: Vec<(usize, FlowKey)>,
     taps: Taps,
-    /// A turn's misses of one lcore; kept to keep its memory.
+    /// A turn's misses of one lcore, its other events, and the answers; kept to keep their memory.
     misses: Vec<FlowKey>,
+    news: Vec<Event>,
+    answers: Vec<Update>,
 }
 
 /// Misses that are held while the tables are being put in place; the lcores park no more packets than that anyway.
@@ -308,6 +334,7 @@ const BACKLOG_WAIT: Duration = Duration::from_millis(1);
 
 impl Steering {
     fn run(mut self) {
+        self.seat.take();
         let mut events = Events::with_capacity(8);
         loop {
             let mut worked = false;
@@ -322,11 +349,13 @@ impl Steering {
                 Ok(count) => worked |= count > 0,
                 Err(error) => self.break_link(error),
             }
-            self.give_up_late_read_backs(Instant::now());
+            if !self.read_backs.is_empty() {
+                self.give_up_late_read_backs(Instant::now());
+            }
             if worked {
                 continue;
             }
-            if self.spin {
+            if self.seat.spin {
                 std::hint::spin_loop();
             } else {
                 self.sleep(&mut events);
@@ -400,7 +429,7 @@ impl Steering {
         Stats {
             sessions: self.sessions.len() as u64,
             epoch: self.epoch,
-            per_path: self.sessions.per_path().clone(),
+            per_path: self.sessions.per_path(),
             failed: self.sessions.failed(),
             ..self.stats.clone()
         }
@@ -440,7 +469,7 @@ impl Steering {
             }
             for chunk in list.chunks(MAX_BATCH) {
                 let epoch = self.next_epoch();
-                self.lanes[lcore].commit(epoch, chunk.to_vec());
+                self.lanes[lcore].commit(epoch, chunk);
                 epochs.push(epoch.0);
             }
         }
@@ -466,48 +495,50 @@ impl Steering {
     }
 
     fn take_events(&mut self, lcore: usize) -> Result<usize, RingError> {
-        let mut events = Vec::new();
-        let count = self.lanes[lcore].events(|event| events.push(event))?;
-        let mut misses = std::mem::take(&mut self.misses);
-        for event in events {
-            match event {
-                Ok(Event::FlowMiss { key, .. }) => misses.push(key),
-                Ok(event) => self.hear(lcore, event),
-                Err(error) => tracing::warn!("lcore {lcore} sent an event that is skipped: {error}"),
-            }
-        }
-        self.answer(lcore, misses.drain(..));
-        self.misses = misses;
-        Ok(count)
+        let (mut misses, mut news) = (std::mem::take(&mut self.misses), std::mem::take(&mut self.news));
+        let taken = self.lanes[lcore].events(|event| match event {
+            Ok(Event::FlowMiss { key, .. }) => misses.push(key),
+            Ok(event) => news.push(event),
+            Err(error) => tracing::warn!("lcore {lcore} sent an event that is skipped: {error}"),
+        });
+        news.drain(..).for_each(|event| self.hear(lcore, event));
+        self.answer(lcore, &misses);
+        misses.clear();
+        (self.misses, self.news) = (misses, news);
+        taken
     }
 
-    /// Answers misses, all of them with one commit.
-    fn answer(&mut self, lcore: usize, misses: impl Iterator<Item = FlowKey>) {
+    /// Answers misses, all of them with one commit that is in the ring when this returns, as far as there is room.
+    fn answer(&mut self, lcore: usize, misses: &[FlowKey]) {
         if !self.lanes[lcore].is_heard() {
             return; // the instance that asked has ended
         }
         if self.serving.is_some() || self.is_reconciling() {
             let room = MAX_HELD.saturating_sub(self.held.len());
-            self.held.extend(misses.take(room).map(|key| (lcore, key)));
+            self.held.extend(misses.iter().take(room).map(|&key| (lcore, key)));
             return;
         }
-        let mut updates = Vec::new();
-        for key in misses {
-            updates.push(match self.sessions.handle_miss(key) {
-                Ok(rule) => {
-                    self.stats.set_up += 1;
-                    Update::InsertExact(rule)
-                }
-                Err(rejection) => {
-                    self.stats.rejected += 1;
-                    self.note_rejection(key, rejection);
-                    Update::RejectFlow(key)
-                }
-            });
-        }
-        for chunk in updates.chunks(MAX_BATCH) {
+        let mut answers = std::mem::take(&mut self.answers);
+        for chunk in misses.chunks(MAX_BATCH) {
+            answers.clear();
+            answers.extend(chunk.iter().map(|&key| self.answer_to(key)));
             let epoch = self.next_epoch();
-            self.lanes[lcore].commit(epoch, chunk.to_vec());
+            self.lanes[lcore].commit_now(epoch, &answers);
+        }
+        self.answers = answers;
+    }
+
+    fn answer_to(&mut self, key: FlowKey) -> Update {
+        match self.sessions.handle_miss(key) {
+            Ok(rule) => {
+                self.stats.set_up += 1;
+                Update::InsertExact(rule)
+            }
+            Err(rejection) => {
+                self.stats.rejected += 1;
+                self.note_rejection(key, rejection);
+                Update::RejectFlow(key)
+            }
         }
     }
 
@@ -523,14 +554,15 @@ impl Steering {
     fn hear(&mut self, lcore: usize, event: Event) {
         match event {
             Event::Committed(epoch) => {
-                for batch in self.lanes[lcore].settle(epoch) {
-                    self.awaited.remove(&batch.epoch.0);
-                }
+                let awaited = &mut self.awaited;
+                self.lanes[lcore].settle(epoch, |settled| {
+                    awaited.remove(&settled.0);
+                });
                 self.go_on();
             }
             Event::Refused { epoch, reason } => {
-                if let Some(batch) = self.lanes[lcore].refuse(epoch) {
-                    self.refused(lcore, batch, reason);
+                if let Some(updates) = self.lanes[lcore].refuse(epoch) {
+                    self.refused(lcore, epoch, &updates, reason);
                 }
             }
             Event::FlowExpired { key, .. } => self.sessions.forget(&key),
@@ -555,12 +587,12 @@ impl Steering {
     }
 
     /// A batch is refused as a whole; exact rules are tried again one by one, so that one flow too many harms no other.
-    fn refused(&mut self, lcore: usize, batch: Batch, reason: Refusal) {
+    fn refused(&mut self, lcore: usize, epoch: Epoch, updates: &[Update], reason: Refusal) {
         self.stats.refused += 1;
         let is_tag = |update: &Update| matches!(update, Update::InsertTag(_) | Update::RemoveTag(_));
-        if batch.updates.iter().any(is_tag) {
+        if updates.iter().any(is_tag) {
             tracing::error!("lcore {lcore} refused tag rules: {reason:?}");
-            self.awaited.remove(&batch.epoch.0);
+            self.awaited.remove(&epoch.0);
             if let Some(ticket) = self.installing.take() {
                 self.report(Report::Installed(ticket, Err(reason)));
             }
@@ -568,14 +600,14 @@ impl Steering {
             self.go_on();
             return;
         }
-        if batch.updates.len() > 1 && self.lanes[lcore].is_heard() {
-            for update in batch.updates {
+        if updates.len() > 1 && self.lanes[lcore].is_heard() {
+            for update in updates {
                 let epoch = self.next_epoch();
-                self.lanes[lcore].commit(epoch, vec![update]);
+                self.lanes[lcore].commit(epoch, std::slice::from_ref(update));
             }
             return;
         }
-        for update in batch.updates {
+        for update in updates {
             if let Update::InsertExact(rule) = update {
                 tracing::warn!("lcore {lcore} refused the rule of {}: {reason:?}", rule.key);
                 self.sessions.forget(&rule.key);
@@ -592,7 +624,7 @@ impl Steering {
             self.commit_all(replay.into_iter().map(|(lcore, rule)| (lcore, Update::InsertExact(rule))));
             self.report(Report::Ready { found, added, removed });
             for (lcore, key) in std::mem::take(&mut self.held) {
-                self.answer(lcore, std::iter::once(key));
+                self.answer(lcore, &[key]);
             }
         }
         if let Some(ticket) = self.installing.take() {

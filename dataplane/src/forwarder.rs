@@ -35,8 +35,11 @@ const MAX_HOPS: u8 = 64;
 /// Bytes of TCP and IP header that the MSS does not count.
 const TCP_IPV4_HEADERS: u16 = 40;
 const TCP_IPV6_HEADERS: u16 = 60;
-/// Slab positions of ExactTable looked at per idle check.
-const SWEEP: usize = 64;
+/// How often some flows are looked at for idle ones, and for how much time at once at most.
+const SWEEP_EVERY_NS: u64 = 16_000;
+const SWEEP_MAX_NS: u64 = 1_000_000;
+/// Positions of ExactTable looked at in a second, also if there are fewer flows.
+const SWEEP_MIN: u64 = 65_536;
 /// Flows announced late per call.
 const LATE: usize = 256;
 /// ICMP errors that may be sent at once; one more may be sent each millisecond (RFC 4443 section 2.4 (f)).
@@ -71,6 +74,8 @@ pub struct Forwarder {
     late_from: usize,
     setup_timeout_ns: u64,
     icmp_tokens: u32,
+    /// When [`Self::sweep`] looked last.
+    swept_ns: u64,
     /// When a violation of affinity may be told again.
     pub(crate) violation_told: OnceASecond,
 }
@@ -106,6 +111,7 @@ impl Forwarder {
             late_from: 0,
             setup_timeout_ns: u64::from(limits.setup_timeout_ms) * 1_000_000,
             icmp_tokens: ICMP_BURST,
+            swept_ns: 0,
             violation_told: OnceASecond::default(),
         }
     }
@@ -342,7 +348,20 @@ impl Forwarder {
         }
     }
 
-    /// Ends flows whose set-up took too long, retries announcements, and looks at some flows for idle ones.
+    /// Looks at some flows for idle ones: at about all of them within a second, at a few in one poll, so that none takes long.
+    pub fn sweep(&mut self) {
+        let passed_ns = self.now_ns.saturating_sub(self.swept_ns).min(SWEEP_MAX_NS);
+        if passed_ns < SWEEP_EVERY_NS {
+            return;
+        }
+        self.swept_ns = self.now_ns;
+        let mut budget = (SWEEP_MIN.max(self.exact.len() as u64) * passed_ns / 1_000_000_000) as usize;
+        while let Some(flow) = self.exact.sweep(self.now_ns, &mut budget) {
+            self.expire(flow);
+        }
+    }
+
+    /// Ends flows whose set-up took too long, and retries announcements.
     pub fn keep_time(&mut self) {
         while let Some(&Deadline { at_ns, flow }) = self.deadlines.front() {
             let pending = self.exact.get_mut(flow).is_some_and(|entry| entry.is_pending());
@@ -357,10 +376,6 @@ impl Forwarder {
         }
         self.announce_late();
         self.icmp_tokens = (self.icmp_tokens + 1).min(ICMP_BURST);
-        let mut budget = SWEEP;
-        while let Some(flow) = self.exact.sweep(self.now_ns, &mut budget) {
-            self.expire(flow);
-        }
         self.account.counters.flows.set(self.exact.len() as u64);
         self.account.counters.parked.set(self.parking.len() as u64);
     }

@@ -5,11 +5,14 @@
 //! that would not fit, refuses the whole batch and says so.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
-use packet::VportId;
+use dpdk::BURST;
+use packet::{FlowKey, VportId};
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
@@ -30,6 +33,8 @@ pub const BATCH: usize = 8_192;
 const READ_BACK_PER_POLL: usize = 128;
 /// Events that must arrive and wait for room in the ring.
 const OWED: usize = 64;
+/// Events that the controller is shown at once, in the midst of a poll.
+const AT_ONCE: usize = 8;
 
 /// Where the control thread leaves what a lcore is to take between two bursts: one place for each kind, the latest wins.
 pub struct Mailbox {
@@ -141,14 +146,14 @@ impl ControllerPort {
 
     /// Tells the controller of a flow miss; false when that must be tried again later.
     pub fn announce(&mut self, miss: Event) -> bool {
-        let sent = self.room() > OWED && self.send(&miss);
+        let sent = self.has_room() && self.send(&miss);
         self.owes_announcements |= !sent;
         sent
     }
 
     /// True while there are flows that the controller does not know of.
     pub fn owes_announcements(&mut self) -> bool {
-        self.owes_announcements && self.room() > OWED
+        self.owes_announcements && self.has_room()
     }
 
     /// Lets [`Self::announce`] try again.
@@ -163,7 +168,7 @@ impl ControllerPort {
 
     /// Tells the controller something that it can live without; lost events are counted.
     pub fn tell(&mut self, event: Event, account: &mut Account) {
-        if self.room() <= OWED || !self.send(&event) {
+        if !self.has_room() || !self.send(&event) {
             account.counters.events_lost.add(1);
         }
     }
@@ -174,6 +179,9 @@ impl ControllerPort {
             self.owed.push_back(event);
         }
         self.pay();
+        if let Some(rings) = &mut self.rings {
+            rings.events.publish();
+        }
     }
 
     /// True if there is room for the answer to one more commit, and for an NF's failure or a read-back's end after it.
@@ -196,11 +204,15 @@ impl ControllerPort {
         self.owe(Event::NfFailed(vport));
     }
 
+    /// Puts an event into the ring. The controller sees it when there are some, or at the end of the poll.
     fn send(&mut self, event: &Event) -> bool {
         let Some(rings) = &mut self.rings else { return false };
-        match rings.events.push(event) {
+        match rings.events.stage(event) {
             Ok(true) => {
                 self.said = true;
+                if rings.events.staged() >= AT_ONCE {
+                    rings.events.publish();
+                }
                 true
             }
             Ok(false) => false,
@@ -211,54 +223,52 @@ impl ControllerPort {
         }
     }
 
-    /// Wakes the controller if it sleeps and something was said since the last call, or captured; once per poll.
+    /// Shows the controller what was said since the last call, or captured, and wakes it if it sleeps; once per poll.
     pub fn ring_doorbell(&mut self, account: &mut Account) {
         if std::mem::take(&mut self.said) | account.take_copied()
-            && let Some(rings) = &self.rings
+            && let Some(rings) = &mut self.rings
         {
+            rings.events.publish();
             rings.doorbell.ring_if_waiting();
         }
     }
 
-    fn room(&mut self) -> usize {
-        self.rings.as_mut().map_or(0, |rings| rings.events.free())
+    /// True if there is room for one more event and for what is owed.
+    fn has_room(&mut self) -> bool {
+        self.rings.as_mut().is_some_and(|rings| rings.events.has_room(OWED + 1))
     }
 
     /// Gathers updates up to a commit. Returns the commit's epoch when one is complete.
     fn gather(&mut self, budget: &mut usize, topology: &Topology, account: &mut Account) -> Option<Gathered> {
-        while *budget > 0 {
-            let rings = self.rings.as_mut()?;
-            let update = rings.updates.pop();
-            if matches!(update, Ok(None)) {
-                return None;
-            }
-            *budget -= 1;
+        let Self { rings, staged, refusal, read_back, .. } = self;
+        let mut gathered = None;
+        let taken = rings.as_mut()?.updates.pop_until(*budget, |update| {
             match update {
-                Ok(None) => return None,
-                Ok(Some(Update::Commit(epoch))) => return Some(Gathered::Commit(epoch)),
-                Ok(Some(Update::ReadBack(number))) => {
-                    self.read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
+                Ok(Update::Commit(epoch)) => gathered = Some(Gathered::Commit(epoch)),
+                Ok(Update::StartCapture { vport, snap }) => gathered = Some(Gathered::Capture(vport, Some(snap))),
+                Ok(Update::StopCapture(vport)) => gathered = Some(Gathered::Capture(vport, None)),
+                Ok(Update::ReadBack(number)) => {
+                    *read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
                 }
-                Ok(Some(Update::StartCapture { vport, snap })) => return Some(Gathered::Capture(vport, Some(snap))),
-                Ok(Some(Update::StopCapture(vport))) => return Some(Gathered::Capture(vport, None)),
-                Ok(Some(update)) if self.staged.len() < BATCH => {
+                Ok(update) if staged.len() < BATCH => {
                     if !names_known_vports(&update, topology) {
-                        self.refusal = Some(Refusal::NoSuchVport);
+                        *refusal = Some(Refusal::NoSuchVport);
                     }
-                    self.staged.push(update);
+                    staged.push(update);
                 }
-                Ok(Some(_)) => self.refusal = Some(Refusal::BatchTooLarge),
-                Err(RingError::Malformed(_)) => {
-                    account.counters.malformed_updates.add(1);
-                    self.refusal = Some(Refusal::Malformed);
-                }
+                Ok(_) => *refusal = Some(Refusal::BatchTooLarge),
                 Err(_) => {
-                    self.rings = None;
-                    return None;
+                    account.counters.malformed_updates.add(1);
+                    *refusal = Some(Refusal::Malformed);
                 }
             }
+            if gathered.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match taken {
+            Ok(count) => *budget -= count,
+            Err(_) => self.rings = None,
         }
-        None
+        gathered
     }
 }
 
@@ -280,8 +290,8 @@ fn names_known_vports(update: &Update, topology: &Topology) -> bool {
 }
 
 impl Forwarder {
-    /// Takes a new topology and a new controller's rings, applies what is complete, and sends what is owed; once per poll. Returns
-    /// true if it did anything.
+    /// Takes a new topology and a new controller's rings, applies what is complete, sends what is owed, and lets idle flows go;
+    /// once per poll. Returns true if there was anything to apply.
     pub fn serve_controller(&mut self) -> bool {
         if let Some(topology) = self.controller.mailbox.take_topology() {
             self.take(topology);
@@ -300,6 +310,7 @@ impl Forwarder {
             }
         }
         self.continue_read_back();
+        self.sweep();
         budget < PER_POLL
     }
 
@@ -352,9 +363,11 @@ impl Forwarder {
             return self.controller.owe(Event::Refused { epoch, reason });
         }
         let mut staged = std::mem::take(&mut self.controller.staged);
-        for update in staged.drain(..) {
-            self.apply(update);
+        for burst in staged.chunks(BURST) {
+            self.fetch(burst);
+            burst.iter().for_each(|update| self.apply(update));
         }
+        staged.clear();
         self.controller.staged = staged;
         self.account.counters.update_batches.add(1);
         self.account.counters.tag_rules.set(self.tags.len() as u64);
@@ -363,26 +376,51 @@ impl Forwarder {
     }
 
     fn lacks_room(&self) -> Option<Refusal> {
-        let staged = &self.controller.staged;
-        let exact = staged.iter().filter(|update| match update {
-            Update::InsertExact(rule) => self.exact.find(&rule.key).is_none(),
-            _ => false,
-        });
-        let tags = staged.iter().filter(|update| match update {
-            Update::InsertTag(rule) => self.tags.find(&rule.key).is_none(),
-            _ => false,
-        });
-        if exact.count() > self.exact.room() {
+        let (mut exact, mut tags) = (0, 0);
+        for update in &self.controller.staged {
+            exact += usize::from(matches!(update, Update::InsertExact(_)));
+            tags += usize::from(matches!(update, Update::InsertTag(_)));
+        }
+        // Rules that replace others need no room; which those are is looked up only where it matters.
+        if exact > self.exact.room() && self.new_flows() > self.exact.room() {
             Some(Refusal::ExactTableFull)
-        } else if tags.count() > self.tags.room() {
+        } else if tags > self.tags.room() && self.new_hops() > self.tags.room() {
             Some(Refusal::TagTableFull)
         } else {
             None
         }
     }
 
-    fn apply(&mut self, update: Update) {
-        match update {
+    fn new_flows(&self) -> usize {
+        let is_new =
+            |update: &&Update| matches!(update, Update::InsertExact(rule) if self.exact.find(&rule.key).is_none());
+        self.controller.staged.iter().filter(is_new).count()
+    }
+
+    fn new_hops(&self) -> usize {
+        let is_new =
+            |update: &&Update| matches!(update, Update::InsertTag(rule) if self.tags.find(&rule.key).is_none());
+        self.controller.staged.iter().filter(is_new).count()
+    }
+
+    /// Brings what the updates of flows will change into the cache, all of it at the same time.
+    fn fetch(&self, burst: &[Update]) {
+        let mut keys = ArrayVec::<FlowKey, BURST>::new();
+        for update in burst {
+            match update {
+                Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key) => {
+                    let _ = keys.try_push(*key); // a burst has room for a burst
+                }
+                _ => {}
+            }
+        }
+        if keys.len() > 1 {
+            self.exact.find_burst(&keys, &mut [None; BURST][..keys.len()]);
+        }
+    }
+
+    fn apply(&mut self, update: &Update) {
+        match *update {
             Update::InsertExact(rule) => {
                 let flow = self.exact.find(&rule.key);
                 let flow = flow.or_else(|| self.exact.add(rule.key, FlowState::Pending, self.now_ns));
@@ -418,7 +456,7 @@ impl Forwarder {
     fn continue_read_back(&mut self) {
         let Some(mut at) = self.controller.read_back else { return };
         for _ in 0..READ_BACK_PER_POLL {
-            if self.controller.room() <= OWED {
+            if !self.controller.has_room() {
                 break;
             }
             if let Some(place) = self.exact.at(at.exact_from) {

@@ -18,6 +18,7 @@ use crate::Failure;
 use crate::arguments::{BenchCommand, ComposeOptions, FlowSetupOptions, SteeringOptions};
 
 const PATIENCE: Duration = Duration::from_secs(5);
+const GOALS_RATE_PER_S: f64 = 10_000.0;
 
 /// Runs a measurement, or its far end.
 pub fn run(command: BenchCommand) -> Result<(), Failure> {
@@ -38,6 +39,15 @@ pub fn run(command: BenchCommand) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Flow setup in this process at the rate that goals speak of, and the search for the highest one.
+pub fn measure_flow_setup(seconds: f64) -> Result<FlowSetupReport, Failure> {
+    let plan =
+        Plan { rates_per_s: vec![GOALS_RATE_PER_S], duration: Duration::from_secs_f64(seconds), ..Plan::default() };
+    plan.check().map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut path = in_process::open(&in_process::Options::default()).map_err(Failure::of)?;
+    bench::run(path.as_mut(), &plan, std::env::args().collect(), &mut say).map_err(Failure::of)
 }
 
 fn flow_setup(options: &FlowSetupOptions) -> Result<(), Failure> {

@@ -133,8 +133,10 @@ impl<'a> HostGround<'a> {
         for &cpu in &host.io_cpus {
             cpus.entry(cpu).or_default().push(Owner { name: "I/O".to_owned(), retired: false });
         }
-        if let Some(cpu) = host.control_cpu {
-            cpus.entry(cpu).or_default().push(Owner { name: "the control thread".to_owned(), retired: false });
+        for (cpu, name) in [(host.control_cpu, "the control thread"), (host.controller_cpu, "the controller")] {
+            if let Some(cpu) = cpu {
+                cpus.entry(cpu).or_default().push(Owner { name: name.to_owned(), retired: false });
+            }
         }
         Self {
             host,

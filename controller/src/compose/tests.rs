@@ -427,7 +427,7 @@ fn a_subchain_with_too_many_paths_is_refused_with_its_factors() {
     let text =
         with_instances("      - {nf: edge, host: host2, count: 99}\n      - {nf: nat, host: host1, count: 60}\n")
             .replace("  host2:\n    cpus: {io: 0, nf: 2-5}", "  host2:\n    cpus: {io: 0, nf: 2-120}")
-            .replace("    cpus: {io: 0, control: none, nf: 2-5}", "    cpus: {io: 0, nf: 3-99}");
+            .replace("    cpus: {io: 0, control: none, controller: none, nf: 2-5}", "    cpus: {io: 0, nf: 3-99}");
     let text = text.replace("function: mangler", "function: passthrough\n        mangles: true");
     let at = text.find("        config:\n          # Clients appear").unwrap();
     let end = at + text[at..].find("      tap:").unwrap();

@@ -166,13 +166,13 @@ fn check_underlays(problems: &mut Problems, config: &Config) {
 fn check_cpus(problems: &mut Problems, warnings: &mut Warnings, host: &Host, on_host: &OnHost<'_>) {
     let mut owners: HashMap<u16, String> = host.io_cpus.iter().map(|&cpu| (cpu, "I/O".to_owned())).collect();
     let mut shared = Vec::new();
-    if let Some(cpu) = host.control_cpu
-        && host.io_cpus.contains(&cpu)
-    {
-        shared.push((host.line, cpu, "the control thread".to_owned(), "I/O".to_owned()));
-    }
-    if let Some(cpu) = host.control_cpu {
-        owners.entry(cpu).or_insert_with(|| "the control thread".to_owned());
+    for (cpu, name) in [(host.control_cpu, "the control thread"), (host.controller_cpu, "the controller")] {
+        let Some(cpu) = cpu else { continue };
+        if let Some(owner) = owners.get(&cpu) {
+            shared.push((host.line, cpu, name.to_owned(), owner.clone()));
+        } else {
+            owners.insert(cpu, name.to_owned());
+        }
     }
     for &cpu in &host.nf_cpus {
         if let Some(owner) = owners.get(&cpu).filter(|_| !host.share_cores) {

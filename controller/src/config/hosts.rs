@@ -37,7 +37,7 @@ fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
         "limits",
     ];
     let section = value.section(problems, "a table of the host's keys", &known);
-    let Cpus { io: io_cpus, control: control_cpu, nf: nf_cpus } = cpus(problems, &section);
+    let Cpus { io: io_cpus, control: control_cpu, controller: controller_cpu, nf: nf_cpus } = cpus(problems, &section);
     let flag = |problems: &mut Problems, key| section.get(key).and_then(|value| value.flag(problems));
     let memory = section.get("memory_mib").and_then(|v| v.integer(problems, 16..=1_048_576, "MiB of memory"));
     let mut spread = Spread { io: &io_cpus, next: 0 };
@@ -51,6 +51,7 @@ fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
         name: name.to_owned(),
         line: value.line,
         control_cpu,
+        controller_cpu,
         nf_cpus,
         spare_lcores: section
             .get("spare_lcores")
@@ -73,15 +74,17 @@ fn host(problems: &mut Problems, name: &str, value: &Value<'_>) -> Host {
 struct Cpus {
     io: Vec<u16>,
     control: Option<u16>,
+    controller: Option<u16>,
     nf: Vec<u16>,
 }
 
 fn cpus(problems: &mut Problems, section: &Section<'_>) -> Cpus {
     let remedy = "write `cpus: {io: 0}` with the CPU that polls the ports";
     let Some(value) = section.need(problems, "cpus", remedy) else {
-        return Cpus { io: vec![0], control: None, nf: Vec::new() };
+        return Cpus { io: vec![0], control: None, controller: None, nf: Vec::new() };
     };
-    let cpus = value.section(problems, "a table with `io`, `control` and `nf`", &["io", "control", "nf"]);
+    let keys = ["io", "control", "controller", "nf"];
+    let cpus = value.section(problems, "a table with `io`, `control`, `controller` and `nf`", &keys);
     let io = match cpus.need(problems, "io", "name the CPU that polls the ports") {
         Some(value) => cpu_list(problems, value),
         None => Vec::new(),
@@ -89,11 +92,13 @@ fn cpus(problems: &mut Problems, section: &Section<'_>) -> Cpus {
     // Also after a mistake that is noted already: ports need some CPU to be read against.
     let io = if io.is_empty() { vec![0] } else { io };
     let nf = cpus.get("nf").map(|value| cpu_list(problems, value)).unwrap_or_default();
-    let control = cpus.get("control").and_then(|value| {
+    let mut cpu_or_none = |key| {
+        let value = cpus.get(key)?;
         let none = !value.is_integer() && value.text(problems, "a CPU number or `none`").as_deref() == Some("none");
         if none { None } else { cpu(problems, value) }
-    });
-    Cpus { io, control, nf }
+    };
+    let (control, controller) = (cpu_or_none("control"), cpu_or_none("controller"));
+    Cpus { io, control, controller, nf }
 }
 
 /// Where the controller listens to the others.

@@ -68,6 +68,8 @@ pub struct Host {
     pub io_cpus: Vec<u16>,
     /// CPU of the dataplane's control thread; none lets it float.
     pub control_cpu: Option<u16>,
+    /// CPU that the controller's flow thread has for itself and never sleeps on; none lets it float and sleep.
+    pub controller_cpu: Option<u16>,
     /// CPUs for instances that name none.
     pub nf_cpus: Vec<u16>,
     /// Lcores on which instances may be started while the dataplane runs; none leaves it to the composition.

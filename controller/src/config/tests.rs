@@ -85,6 +85,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "cpus: {io: 0}",
+        "cpus: {io: 0, control: 3, controller: 3}",
+        "f.yaml:3: hosts.host1: CPU 3 has the control thread already, and the controller needs a CPU for itself; choose another CPU, or set `share_cores: true` on host `host1` for a test",
+    ),
+    (
+        "cpus: {io: 0}",
         "cpus: {io: 0}\n    memory_mib: 32",
         "f.yaml:3: hosts.host1: memory_mib: 32 MiB can't hold 16383 packet buffers; set memory_mib to 55 or more, or lower limits.mbufs",
     ),

@@ -29,7 +29,7 @@ use crate::distribution::{Document, Key, KeyError, Machine, Record, Times};
 use crate::flows::Plan;
 use crate::options::Options;
 use crate::process::{Dataplane, ProcessError, differences, launch_now};
-use crate::steering::{self, Command, Outlets};
+use crate::steering::{self, Command, Outlets, Seat};
 
 /// How long a dataplane may take from its start until it listens; EAL clears hugepages meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -259,7 +259,9 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
     let (capture_sender, captured) = crossbeam::channel::bounded(CAPTURE_QUEUE);
     let outlets = Outlets { reports: report_sender, captured: capture_sender, waker };
     let plan = Arc::clone(&beginning.plan);
-    let handle = steering::start(Arc::clone(&plan), outlets, options.spin).map_err(RunError::EventLoop)?;
+    let cpu = plan.config.hosts[plan.host].controller_cpu;
+    let seat = Seat { cpu, spin: options.spin || cpu.is_some() };
+    let handle = steering::start(Arc::clone(&plan), outlets, seat).map_err(RunError::EventLoop)?;
     let now = Instant::now();
     let mut server = Server {
         options,

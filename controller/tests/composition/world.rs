@@ -468,8 +468,8 @@ impl World {
                 paths.remove(&rule.path);
             }
             for (path, flows) in host.sessions.per_path() {
-                if *flows > 0 {
-                    paths.remove(path);
+                if flows > 0 {
+                    paths.remove(&path);
                 }
             }
         }

@@ -31,7 +31,7 @@
 //! Source: the classic Lamport queue with cached indices; C++20 [atomics.order].
 
 use std::marker::PhantomData;
-use std::ops::Deref;
+use std::ops::{ControlFlow, Deref};
 
 use crate::atomic::{AtomicU64, Ordering};
 use crate::message::{DecodeError, Message, SLOT_WORDS, Slot};
@@ -217,43 +217,70 @@ fn slot(memory: &[AtomicU64], index: u64, capacity: u64, slot_words: usize) -> &
 #[derive(Debug)]
 pub struct Producer<T, M = DefaultMemory> {
     side: WriteSide<M>,
+    /// Slots that are filled and not shown to the consumer yet.
+    staged: u64,
     message: PhantomData<fn(&T)>,
 }
 
 impl<T: Message, M: Deref<Target = [AtomicU64]>> Producer<T, M> {
     /// The producer of a fresh ring: all zeros, and never had a producer.
     pub fn new(memory: M) -> Result<Self, RingError> {
-        Ok(Self { side: WriteSide::new(memory, SLOT_WORDS)?, message: PhantomData })
+        Ok(Self { side: WriteSide::new(memory, SLOT_WORDS)?, staged: 0, message: PhantomData })
     }
 
     /// Sends a message; `Ok(false)` if the ring is full.
     pub fn push(&mut self, message: &T) -> Result<bool, RingError> {
-        if self.side.free(1)? == 0 {
-            return Ok(false);
-        }
-        store(message, self.side.slot(0));
-        self.side.publish(1);
-        Ok(true)
+        let sent = self.stage(message);
+        self.publish();
+        sent
     }
 
     /// Sends as many of the messages as there is room for, from the first on, and shows them to the consumer at once;
     /// returns how many.
     pub fn push_batch(&mut self, messages: &[T]) -> Result<usize, RingError> {
-        let free = self.side.free(messages.len() as u64)?;
-        let mut sent = 0;
-        for message in messages.iter().take(usize::try_from(free).unwrap_or(usize::MAX)) {
-            store(message, self.side.slot(sent));
-            sent += 1;
+        let free = self.side.free(self.staged + messages.len() as u64)?.saturating_sub(self.staged);
+        let room = usize::try_from(free).unwrap_or(usize::MAX).min(messages.len());
+        for message in &messages[..room] {
+            store(message, self.side.slot(self.staged));
+            self.staged += 1;
         }
-        if sent > 0 {
-            self.side.publish(sent);
+        self.publish();
+        Ok(room)
+    }
+
+    /// Puts a message into the ring that the consumer sees at the next [`Self::publish`], so that its line of memory changes
+    /// hands once for several; `Ok(false)` if the ring is full.
+    pub fn stage(&mut self, message: &T) -> Result<bool, RingError> {
+        if self.side.free(self.staged + 1)? <= self.staged {
+            return Ok(false);
         }
-        Ok(sent as usize)
+        store(message, self.side.slot(self.staged));
+        self.staged += 1;
+        Ok(true)
+    }
+
+    /// Shows the consumer what was staged.
+    pub fn publish(&mut self) {
+        if self.staged > 0 {
+            self.side.publish(std::mem::take(&mut self.staged));
+        }
+    }
+
+    /// How many messages are staged.
+    pub fn staged(&self) -> usize {
+        self.staged as usize
+    }
+
+    /// True if there is room for so many messages. It looks at the consumer's index only if it does not know of as many, so
+    /// that its line of memory stays where it is; false on a dead ring.
+    pub fn has_room(&mut self, messages: usize) -> bool {
+        let wanted = self.staged + messages as u64;
+        self.side.free(wanted).is_ok_and(|free| free >= wanted)
     }
 
     /// How many messages there is room for now; 0 on a dead ring.
     pub fn free(&mut self) -> usize {
-        self.side.free(u64::MAX).unwrap_or(0) as usize
+        self.side.free(u64::MAX).map_or(0, |free| free - self.staged) as usize
     }
 
     /// How many messages the ring holds when full.
@@ -288,14 +315,31 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
     /// Receives up to `max` messages in order, gives their slots back at once, and returns how many there were. A malformed
     /// one is given as its error in its place.
     pub fn pop_batch(&mut self, max: usize, mut take: impl FnMut(Result<T, DecodeError>)) -> Result<usize, RingError> {
+        self.pop_until(max, |message| {
+            take(message);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, but ends behind the first message at which `take` breaks.
+    pub fn pop_until(
+        &mut self,
+        max: usize,
+        mut take: impl FnMut(Result<T, DecodeError>) -> ControlFlow<()>,
+    ) -> Result<usize, RingError> {
         let count = self.side.filled(max as u64)?.min(max as u64);
-        for ahead in 0..count {
-            take(load(self.side.slot(ahead)));
+        let mut taken = 0;
+        while taken < count {
+            let message = load(self.side.slot(taken));
+            taken += 1;
+            if take(message).is_break() {
+                break;
+            }
         }
-        if count > 0 {
-            self.side.release(count);
+        if taken > 0 {
+            self.side.release(taken);
         }
-        Ok(count as usize)
+        Ok(taken as usize)
     }
 
     /// How many messages wait now; 0 on a dead ring.

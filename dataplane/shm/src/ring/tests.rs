@@ -35,8 +35,11 @@ fn cases() -> ProptestConfig {
 enum Step {
     Push,
     PushBatch(usize),
+    Stage,
+    Publish,
     Pop,
     PopBatch(usize),
+    PopUntil(usize),
     Look,
 }
 
@@ -44,8 +47,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         Just(Step::Push),
         (0_usize..12).prop_map(Step::PushBatch),
+        Just(Step::Stage),
+        Just(Step::Publish),
         Just(Step::Pop),
         (0_usize..12).prop_map(Step::PopBatch),
+        (0_usize..12).prop_map(Step::PopUntil),
         Just(Step::Look),
     ]
 }
@@ -57,23 +63,43 @@ proptest! {
     fn any_order_of_calls_gives_what_a_bounded_queue_gives(steps in prop::collection::vec(step(), 0..200)) {
         const CAPACITY: usize = 8;
         let (_, mut producer, mut consumer) = ring(CAPACITY);
-        let mut oracle = VecDeque::new();
+        let (mut oracle, mut staged) = (VecDeque::new(), Vec::new());
         let mut numbers = 0..;
         for step in steps {
+            let room = CAPACITY - oracle.len() - staged.len();
+            prop_assert!(producer.has_room(room) && !producer.has_room(room + 1));
             match step {
                 Step::Push => {
                     let message = update(numbers.next().unwrap());
-                    let fits = oracle.len() < CAPACITY;
-                    prop_assert_eq!(producer.push(&message), Ok(fits));
-                    oracle.extend(fits.then_some(message));
+                    prop_assert_eq!(producer.push(&message), Ok(room > 0));
+                    oracle.extend(staged.drain(..).chain((room > 0).then_some(message)));
                 }
                 Step::PushBatch(count) => {
                     let batch: Vec<Update> = numbers.by_ref().take(count).map(update).collect();
-                    let fits = count.min(CAPACITY - oracle.len());
+                    let fits = count.min(room);
                     prop_assert_eq!(producer.push_batch(&batch), Ok(fits));
-                    oracle.extend(&batch[..fits]);
+                    oracle.extend(staged.drain(..).chain(batch[..fits].iter().copied()));
+                }
+                Step::Stage => {
+                    let message = update(numbers.next().unwrap());
+                    prop_assert_eq!(producer.stage(&message), Ok(room > 0));
+                    staged.extend((room > 0).then_some(message));
+                    prop_assert_eq!(producer.staged(), staged.len());
+                }
+                Step::Publish => {
+                    producer.publish();
+                    oracle.extend(staged.drain(..));
                 }
                 Step::Pop => prop_assert_eq!(consumer.pop(), Ok(oracle.pop_front())),
+                Step::PopUntil(last) => {
+                    let mut got = Vec::new();
+                    let count = consumer.pop_until(CAPACITY, |message| {
+                        got.push(message.unwrap());
+                        if got.len() > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    });
+                    prop_assert_eq!(count, Ok(oracle.len().min(last + 1)));
+                    prop_assert_eq!(got, oracle.drain(..oracle.len().min(last + 1)).collect::<Vec<_>>());
+                }
                 Step::PopBatch(max) => {
                     let mut got = Vec::new();
                     let count = consumer.pop_batch(max, |message| got.push(message.unwrap()));
@@ -83,7 +109,7 @@ proptest! {
                 Step::Look => {
                     prop_assert_eq!(consumer.len(), oracle.len());
                     prop_assert_eq!(consumer.is_empty(), oracle.is_empty());
-                    prop_assert_eq!(producer.free(), CAPACITY - oracle.len());
+                    prop_assert_eq!(producer.free(), room);
                 }
             }
         }
