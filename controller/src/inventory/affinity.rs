@@ -35,7 +35,8 @@ mod tests {
     /// Breaks if a thread that is not pinned, or that is no lcore, counts as one.
     #[test]
     fn a_pinned_lcore_has_one_cpu() {
-        let status = |name, cpus| format!("Name:\t{name}\nUmask:\t0022\nCpus_allowed:\t4\nCpus_allowed_list:\t{cpus}\n");
+        let status =
+            |name, cpus| format!("Name:\t{name}\nUmask:\t0022\nCpus_allowed:\t4\nCpus_allowed_list:\t{cpus}\n");
         assert_eq!(lcore(&status("rte-worker-2", "5")), Some((1, 5)));
         assert_eq!(lcore(&status("rte-worker-2", "0-1")), None);
         assert_eq!(lcore(&status("towpath-datapla", "5")), None);

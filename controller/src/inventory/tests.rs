@@ -52,7 +52,10 @@ fn a_machine_of_two_sockets_with_hyperthreads() {
     assert_eq!(found.cpus.len(), 16);
     assert_eq!((found.node_of_cpu(3), found.node_of_cpu(12), found.node_of_cpu(99)), (Some(0), Some(1), None));
     assert_eq!(found.cpu(10).unwrap().siblings, [2, 10]);
-    assert_eq!(found.cpu(15).unwrap(), &Cpu { cpu: 15, node: Some(1), siblings: vec![15], online: false, isolated: false });
+    assert_eq!(
+        found.cpu(15).unwrap(),
+        &Cpu { cpu: 15, node: Some(1), siblings: vec![15], online: false, isolated: false }
+    );
     let isolated: Vec<u16> = found.cpus.iter().filter(|cpu| cpu.isolated).map(|cpu| cpu.cpu).collect();
     assert_eq!(isolated, [2, 3, 6, 7]);
     let nodes = [
