@@ -132,6 +132,9 @@ pub(super) struct InstanceState {
     /// Its kind is a mangler; what is told to the dataplane also goes by its paths.
     pub(super) mangles: bool,
     pub(super) pool: Vec<IpNet>,
+    /// Why it was put where it is; of instances that earlier releases started nothing is known.
+    #[serde(default)]
+    pub(super) why: Vec<String>,
 }
 
 /// A path with its numbers.
