@@ -13,6 +13,8 @@ use shm::snapshot::LcoreSnapshot;
 
 /// Packets that a figure must rest on.
 const PACKETS_MIN: u64 = 10_000;
+/// A figure stays until it is off by more than one part of so many.
+const STEADY: u64 = 5;
 /// Figures are rounded to two digits, so that they change when something changes.
 const DIGITS: u32 = 2;
 
@@ -84,7 +86,10 @@ impl Meter {
                 // The lcore's counters began anew.
                 *since = *reading;
             } else if let Some(capacity_pps) = Reading::capacity_pps(since, reading) {
-                self.found.insert(instance.clone(), capacity_pps);
+                let known = self.found.entry(instance.clone()).or_insert(capacity_pps);
+                if known.abs_diff(capacity_pps) * STEADY > *known {
+                    *known = capacity_pps;
+                }
                 *since = *reading;
             }
         }
@@ -114,8 +119,9 @@ mod tests {
         // 20,000 packets in 2,000,000 busy cycles of a 2 GHz clock: 100 cycles each.
         assert!(meter.look(&[lcore(2_000_000, 2_000_000_000, 1_000_000_000, 20_000)]));
         assert_eq!(meter.capacities_pps()["acme/edge/1"], 20_000_000);
-        // The same again is no news, and neither is what an ended instance leaves.
-        assert!(!meter.look(&[lcore(4_000_000, 4_000_000_000, 2_000_000_000, 40_000)]));
+        assert!(!meter.look(&[lcore(4_100_000, 4_000_000_000, 2_000_000_000, 40_000)]), "noise is no news");
+        assert!(meter.look(&[lcore(8_100_000, 6_000_000_000, 3_000_000_000, 60_000)]));
+        assert_eq!(meter.capacities_pps()["acme/edge/1"], 10_000_000);
         assert!(meter.look(&[]) && meter.capacities_pps().is_empty());
     }
 

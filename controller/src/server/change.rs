@@ -13,7 +13,7 @@ use shm::snapshot::LcoreSnapshot;
 use super::versions::{composed, lines, plan_of};
 use super::{Server, State, Waiting, failed};
 use crate::api::{Applied, FailureKind, HostChange, Progress, Response};
-use crate::compose::{compose, difference};
+use crate::compose::{compose_on, difference};
 use crate::config;
 use crate::config::compaction::compact;
 use crate::config::operations::{self, Operation};
@@ -159,7 +159,8 @@ impl Server {
     }
 
     /// The document that fulfils a wish, and what it makes.
-    fn document_of(&self, wish: Wish) -> Result<(Document, Plan), Vec<String>> {
+    fn document_of(&mut self, wish: Wish) -> Result<(Document, Plan), Vec<String>> {
+        let known = self.known();
         let active = self.versions.machine.active();
         let before = &self.plan.composition.state;
         let (file, yaml, operations, state) = match wish {
@@ -178,7 +179,7 @@ impl Server {
         let operations = compact(&config, &operations, |tenant, instance| !state.has_element(tenant, instance));
         let config = operations::apply(&config, &operations).map_err(wrong)?;
         let reuse = Some(&self.plan.composition);
-        let state = compose(&config, &state, reuse).map_err(lines)?.state;
+        let state = compose_on(&config, &state, &known, reuse).map_err(lines)?.state;
         let newest = self.versions.machine.peers().filter_map(|(_, _, status)| Some(status?.active.version)).max();
         let version = active.version.max(newest.unwrap_or(0)).saturating_add(1);
         let document = Document { version, file, yaml, operations, state };
@@ -200,6 +201,7 @@ impl Server {
             version: document.version,
             transformation: plan.composition.transformation.to_string().lines().map(str::to_owned).collect(),
             changes: difference.lines,
+            placements: self.placements(plan),
             hosts: difference.hosts.iter().map(host).filter(|host| touched(&host)).collect(),
             restart: self.restarts_for(plan),
             flows_kept: 0,
@@ -238,7 +240,10 @@ impl Server {
     pub(super) fn finish_change(&mut self, outcome: Result<Vec<String>, Refusal>) {
         let Some(Asked { token, applied, .. }) = self.versions.asked.take() else { return };
         let response = match outcome {
-            Ok(late) => Response::Applied(Applied { late, ..applied }),
+            Ok(late) => {
+                let placements = self.confirmed(applied.placements);
+                Response::Applied(Applied { late, placements, ..applied })
+            }
             Err(refusal) => {
                 let kind = match &refusal {
                     Refusal { needs_restart: true, .. } => FailureKind::NeedsRestart,

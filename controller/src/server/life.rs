@@ -1,5 +1,6 @@
 //! From the command line to a served host, through the dataplane's ends and restarts, to an orderly end.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -19,10 +20,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use super::install::occupants;
+use super::machines::Machines;
 use super::versions::{Versions, composed, hosts, plan_of};
 use super::{Attachment, CAPTURE_QUEUE, FIRST_CONNECTION, FIRST_LINK, SIGNALS, Server, State, TICK, WAKER, Waiting};
 use super::{change, record_file, watch};
-use crate::compose::{self, compose};
+use crate::compose::{self, compose_on};
 use crate::config::{self, ConfigErrors, LoadError};
 use crate::distribution::links::{LinkError, Links};
 use crate::distribution::{Document, Key, KeyError, Machine, Record, Times};
@@ -172,7 +174,12 @@ fn from_file(options: &Options, version: u64) -> Result<Beginning, RunError> {
     };
     let yaml = std::fs::read_to_string(&options.config)
         .map_err(|source| LoadError::Read { file: options.config.clone(), source })?;
-    let composition = compose(&config, &compose::State::default(), None)?;
+    // Several hosts come to the same each by itself, so they may not go by what only one knows.
+    let known = match config.hosts.as_slice() {
+        [alone] => Machines::of(&options.sysfs, alone).known(&options.host, &BTreeMap::new()),
+        _ => compose::Known::default(),
+    };
+    let composition = compose_on(&config, &compose::State::default(), &known, None)?;
     let (file, state) = (config.file.clone(), composition.state.clone());
     let active = Document { version, file, yaml, operations: Vec::new(), state };
     let record = Record { active, installed: None, refused: Vec::new() };
@@ -261,6 +268,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
     let plan = Arc::clone(&beginning.plan);
     let handle = steering::start(Arc::clone(&plan), outlets, options.spin).map_err(RunError::EventLoop)?;
     let now = Instant::now();
+    let machines = Machines::of(&options.sysfs, &plan.config.hosts[plan.host]);
     let mut server = Server {
         options,
         plan,
@@ -282,6 +290,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         next_ticket: 0,
         versions,
         draining: change::Draining::default(),
+        machines,
         events_lost: 0,
         next_tick: now + TICK,
         started: now,
@@ -527,6 +536,8 @@ impl Server {
         if !attachment.ready {
             return;
         }
+        self.look_at_machine();
+        let State::Attached(attachment) = &self.state else { return };
         let lost: u64 = attachment.counters.snapshots().iter().map(|lcore| lcore.events_lost).sum();
         if lost != self.events_lost {
             // The ends of flows may be among what was lost: look at what is installed.

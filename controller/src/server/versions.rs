@@ -246,14 +246,17 @@ impl Server {
             match event {
                 LinkEvent::Up(host) => {
                     tracing::info!("the controller of {host} is there");
+                    self.tell_machine(&host);
                     self.feed(Input::Connected(host));
                 }
                 LinkEvent::Down(host) => {
                     self.lose_answers(&host);
+                    self.machines.lose(&host);
                     self.feed(Input::Disconnected(host));
                 }
                 LinkEvent::Heard(host, letter) => match *letter {
                     Letter::Version(message) => self.feed(Input::Heard(host, message)),
+                    Letter::Facts(facts) => self.machines.hear(host, *facts),
                     Letter::Ask { ticket, question } => self.answer_peer(&host, ticket, &question),
                     Letter::Answer { ticket, answer } => self.hear_answer(&host, ticket, &answer),
                 },

@@ -118,7 +118,7 @@ fn parts(ground: &Ground<'_>, wants: &[Want<'_>], network: &Network, kinds: &Kin
     }
     // A host can't be named with a space.
     hosts.push(Host { name: "the underlay".to_owned(), cores: vec![0], position: None });
-    let kinds = kinds.keys.iter().map(|(key, _)| kind(*key, wants, network, hosts.len())).collect();
+    let kinds = kinds.keys.keys().map(|key| kind(*key, wants, network, hosts.len())).collect();
     Some(Parts { name: "new instances".to_owned(), links: links(network), hosts, kinds, flows, existing })
 }
 
