@@ -329,6 +329,7 @@ fn controller_options(file: &FilePath, directory: &FilePath, options: &Options) 
         key_file: None,
         run_dir: Some(directory.to_owned()),
         dataplane: None,
+        sysfs: "/sys".into(),
         replace: false,
         keep_dataplane: false,
         spin: !options.share_cores,

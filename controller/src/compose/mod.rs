@@ -524,6 +524,12 @@ impl Composition {
         choices.into_iter().any(|(path, _)| !self.paths[*path].retired)
     }
 
+    /// Whether all hosts' dataplanes would be the same by it.
+    pub fn is_same_on_hosts(&self, other: &Self) -> bool {
+        let launches = self.hosts.iter().map(|part| &part.launch);
+        launches.eq(other.hosts.iter().map(|part| &part.launch))
+    }
+
     /// The name of a tenant, also of one that the configuration lacks.
     pub fn tenant_name(&self, tenant: usize) -> &str {
         self.parts.get(tenant).map_or("", |part| part.name.as_str())

@@ -222,6 +222,14 @@ impl State {
         paths.filter(|(_, path)| path.retired).map(|(id, path)| (*id, path.name.as_str()))
     }
 
+    /// A state in which nothing is there, and no number that was given away is given again.
+    pub fn begun_anew(&self) -> Self {
+        let empty =
+            |tenant: &Arc<TenantState>| TenantState { next_element: tenant.next_element, ..TenantState::default() };
+        let tenants = self.tenants.iter().map(|(name, tenant)| (name.clone(), Arc::new(empty(tenant))));
+        Self { next_path: self.next_path, hosts: BTreeMap::new(), tenants: tenants.collect() }
+    }
+
     /// The state without these retired paths, whose last flow ended, and without retired elements that no path uses any more.
     /// Paths that are not retired stay, and those by which flows that come to a mangler's instance go on.
     pub fn forget(&self, gone: &BTreeSet<PathId>) -> Self {

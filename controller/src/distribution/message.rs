@@ -136,6 +136,9 @@ pub struct Facts {
     pub inventory: Inventory,
     /// The instances that run.
     pub lcores: Vec<OccupiedLcore>,
+    /// It has begun with the file and nothing runs yet: instances may still go elsewhere.
+    #[serde(default)]
+    pub opening: bool,
 }
 
 /// What is in a frame between two controllers.

@@ -161,6 +161,8 @@ struct Beginning {
     record: Record,
     plan: Arc<Plan>,
     staged: Option<Arc<Plan>>,
+    /// The file is its first version.
+    fresh: bool,
     /// What the operator should know of it.
     news: Vec<String>,
 }
@@ -183,7 +185,8 @@ fn from_file(options: &Options, version: u64) -> Result<Beginning, RunError> {
     let (file, state) = (config.file.clone(), composition.state.clone());
     let active = Document { version, file, yaml, operations: Vec::new(), state };
     let record = Record { active, installed: None, refused: Vec::new() };
-    Ok(Beginning { record, plan: Arc::new(Plan { config, composition, host }), staged: None, news: Vec::new() })
+    let plan = Arc::new(Plan { config, composition, host });
+    Ok(Beginning { record, plan, staged: None, fresh: true, news: Vec::new() })
 }
 
 /// What was written down, unless the file is to begin anew: on a host without peers and without a running dataplane.
@@ -197,6 +200,7 @@ fn begin(options: &Options, known: Option<Record>, running: bool) -> Result<Begi
             let mut beginning = file?;
             let line =
                 format!("what was in force can't be read any more: {}; the file is taken instead", lines.join("; "));
+            beginning.fresh = false;
             beginning.news.push(line);
             return Ok(beginning);
         }
@@ -217,7 +221,14 @@ fn begin(options: &Options, known: Option<Record>, running: bool) -> Result<Begi
     }
     let installed = record.installed.as_ref();
     let staged = installed.and_then(|installed| plan_of(&installed.document, &options.host, Some(&active)).ok());
-    Ok(Beginning { record, plan: active, staged: staged.map(Arc::new), news })
+    Ok(Beginning { record, plan: active, staged: staged.map(Arc::new), fresh: false, news })
+}
+
+/// Whether hosts that begin with this file place its instances anew once they know each other's machines.
+fn waits_for_machines(config: &config::Config) -> bool {
+    let mut instances = config.tenants.iter().flat_map(|tenant| &tenant.instances);
+    config.hosts.iter().all(|host| host.controller.is_some())
+        && instances.any(|instance| instance.cpu.is_none() && !instance.drain)
 }
 
 /// The machine and the links to peers.
@@ -234,7 +245,9 @@ fn join(options: &Options, beginning: &Beginning, poll: &Poll, running: bool) ->
     let machine = Machine::new(&options.host, &names, record, digest, run, Times::default());
     let peers = hosts.iter().filter(|(name, address)| address.is_some() && *name != options.host).count();
     let hold_until = (peers > 0 && !running).then(|| Instant::now() + PEERS_LIMIT);
-    Ok(Versions::new(machine, links, beginning.staged.clone(), hold_until))
+    let mut versions = Versions::new(machine, links, beginning.staged.clone(), hold_until);
+    versions.opening = beginning.fresh && hold_until.is_some() && waits_for_machines(&beginning.plan.config);
+    Ok(versions)
 }
 
 /// Everything up to the event loop.

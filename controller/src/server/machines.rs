@@ -37,7 +37,7 @@ pub(super) struct Machines {
 impl Machines {
     /// Of this host alone.
     pub(super) fn of(sysfs: &Path, host: &Host) -> Self {
-        let own = Facts { inventory: Inventory::read(sysfs, host), lcores: Vec::new() };
+        let own = Facts { inventory: Inventory::read(sysfs, host), ..Facts::default() };
         let inventories = [(host.name.clone(), Arc::new(own.inventory.clone()))].into();
         Self { sysfs: sysfs.to_owned(), meter: Meter::default(), own, peers: BTreeMap::new(), inventories }
     }
@@ -57,6 +57,11 @@ impl Machines {
 
     fn facts<'a>(&'a self, host: &str, here: &str) -> Option<&'a Facts> {
         if host == here { Some(&self.own) } else { self.peers.get(host) }
+    }
+
+    /// Whether a peer has told its machine; and whether nothing runs there yet.
+    pub(super) fn peer_is_opening(&self, peer: &str) -> Option<bool> {
+        self.peers.get(peer).map(|facts| facts.opening)
     }
 
     /// The NUMA node of a host's CPU, if it is known.
@@ -105,7 +110,7 @@ impl Server {
         if inventory != self.machines.own.inventory {
             self.machines.inventories.insert(host.name.clone(), Arc::new(inventory.clone()));
         }
-        let facts = Facts { inventory, lcores };
+        let facts = Facts { inventory, lcores, opening: self.is_opening() };
         if facts == self.machines.own {
             return;
         }
