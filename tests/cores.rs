@@ -183,3 +183,23 @@ fn a_demand_beyond_the_underlay_is_refused_with_its_chain() {
     assert_eq!(bed.host1.instances().len(), 1, "nothing is started");
     bed.stop();
 }
+
+/// Breaks if hosts that are started with instances to place put them somewhere before they know each other's machines, or never come
+/// to one version.
+#[test]
+fn hosts_that_begin_place_instances_by_all_machines() {
+    let bed = TwoHosts::start_with(entries(), &functions("{nf: tap, count: 2}"), two_sockets);
+    let made = confirmed(&bed);
+    assert_pinned(&bed, &made);
+    // By the file alone the second one is on CPU 0, which is as free as CPU 1.
+    let places: Vec<(&str, u16)> = made.iter().map(|row| (row.host.as_str(), row.cpu)).collect();
+    assert_eq!(places, [("host1", 1), ("host1", 1)], "{made:?}");
+    assert!(made[1].why.iter().any(|why| why.starts_with("NUMA node 1: ports left, underlay")), "{made:?}");
+    let versions = [&bed.host1, &bed.host2].map(|host| host.status().config_version);
+    assert_eq!(versions, [2, 2], "the file, then the placement");
+    let _echo = UdpEcho::start(&bed.ends.server, SERVER[0], 7);
+    let stream = Stream::udp(&bed.ends.client, CLIENT[0], at(SERVER[0], 7));
+    stream.await_more(20);
+    stream.finish_whole();
+    bed.stop();
+}

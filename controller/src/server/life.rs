@@ -281,7 +281,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
     let plan = Arc::clone(&beginning.plan);
     let handle = steering::start(Arc::clone(&plan), outlets, options.spin).map_err(RunError::EventLoop)?;
     let now = Instant::now();
-    let machines = Machines::of(&options.sysfs, &plan.config.hosts[plan.host]);
+    let machines = Machines::of(&options.sysfs, &plan.config.hosts[plan.host]).opening(versions.opening);
     let mut server = Server {
         options,
         plan,

@@ -42,6 +42,12 @@ impl Machines {
         Self { sysfs: sysfs.to_owned(), meter: Meter::default(), own, peers: BTreeMap::new(), inventories }
     }
 
+    /// The same, as the peers are told first: whether nothing runs here yet.
+    pub(super) fn opening(mut self, opening: bool) -> Self {
+        self.own.opening = opening;
+        self
+    }
+
     /// A peer says how it is.
     pub(super) fn hear(&mut self, host: String, facts: Facts) {
         self.inventories.insert(host.clone(), Arc::new(facts.inventory.clone()));
