@@ -22,9 +22,9 @@ pub struct Known {
 }
 
 impl Known {
-    /// Of this host.
+    /// Of this host; none if its kernel shows no CPU at all.
     pub fn inventory(&self, host: &str) -> Option<&Inventory> {
-        self.inventories.get(host).map(Arc::as_ref)
+        self.inventories.get(host).map(Arc::as_ref).filter(|inventory| !inventory.cpus.is_empty())
     }
 
     /// What an instance of a tenant's kind was measured to carry on a host.

@@ -158,6 +158,15 @@ fn an_offline_cpu_is_not_used() {
     assert!(error.contains("CPU 1 of host `h0`, which t/tap/1 needs, is not there or offline"), "{error}");
 }
 
+/// Breaks if a kernel that shows nothing (a container without /sys) forbids every CPU.
+#[test]
+fn a_machine_that_shows_nothing_is_not_known() {
+    let text = hosts(&["io: 0, nf: \"1-2\""]) + &tenant((0, "left"), (0, "right"), ONE_TAP);
+    let mut known = Known::default();
+    known.inventories.insert("h0".into(), Arc::default());
+    assert_eq!(spots(&placed(&text, &State::default(), &known).unwrap().1), [("t/tap/1", 0, 1)]);
+}
+
 /// A chain a > p > q > b between two hosts of one free core each: p at h1 and q at h0 would cross three times.
 const CROSSED: &str = "    nfs: {p: {function: passthrough}, q: {function: passthrough}}\n    instances: [{nf: q}, {nf: p}]\n    \
                        chains: {all: {from: a, to: b, through: [p, q]}}\n";
