@@ -13,6 +13,8 @@
 //!
 //! Errors: a request that can't be served is answered by [`Response::Failed`]; the connection stays open.
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::operations::Operation;
 pub use crate::distribution::Phase;
+pub use places::{InventoryRow, OccupiedLcore, PlacementChange, PlacementRow};
 
 /// The API socket's name in the run directory.
 pub const SOCKET_NAME: &str = "api.sock";
@@ -59,6 +62,8 @@ pub enum Request {
     Hosts,
     /// This host's lcores.
     Lcores,
+    /// The machines of all hosts.
+    Inventory,
     /// Every NF instance; counters of those on this host.
     Instances,
     /// Every chain.
@@ -131,6 +136,8 @@ pub enum Response {
     Hosts(Vec<HostRow>),
     /// To [`Request::Lcores`].
     Lcores(Vec<LcoreRow>),
+    /// To [`Request::Inventory`].
+    Inventory(Vec<InventoryRow>),
     /// To [`Request::Instances`].
     Instances(Vec<InstanceRow>),
     /// To [`Request::Chains`].
@@ -308,8 +315,18 @@ pub struct InstanceRow {
     pub mangles: bool,
     /// Its host.
     pub host: String,
-    /// Its CPU.
+    /// Its place among the host's lcores.
+    pub lcore: usize,
+    /// Its CPU, by the version in force.
     pub cpu: u16,
+    /// The CPU that it really runs on, as its host's kernel says.
+    pub confirmed_cpu: Option<u16>,
+    /// The NUMA node of its CPU, if it is known.
+    pub node: Option<u16>,
+    /// Packets per second that it was measured to carry.
+    pub capacity_pps: Option<u64>,
+    /// Why it was put there.
+    pub why: Vec<String>,
     /// How it is.
     pub state: InstanceState,
     /// Seconds since it was taken out of the configuration, if it drains.
@@ -512,6 +529,9 @@ pub struct Applied {
     pub transformation: Vec<String>,
     /// The changes, one line each; empty if there are none.
     pub changes: Vec<String>,
+    /// Every instance, where it is and what becomes of it.
+    #[serde(default)]
+    pub placements: Vec<PlacementRow>,
     /// Hosts on which tag rules change.
     pub hosts: Vec<HostChange>,
     /// Dataplanes were (would be) restarted, and why.

@@ -19,6 +19,7 @@ mod change;
 mod connection;
 mod install;
 mod life;
+mod machines;
 mod peers;
 mod record_file;
 mod versions;
@@ -131,6 +132,7 @@ struct Server {
     next_ticket: Ticket,
     versions: versions::Versions,
     draining: change::Draining,
+    machines: machines::Machines,
     events_lost: u64,
     next_tick: Instant,
     started: Instant,
@@ -425,6 +427,7 @@ impl Server {
             },
             Request::Capture { at, snap } => self.start_capture(token, &at, snap),
             Request::Hosts => Response::Hosts(self.hosts()),
+            Request::Inventory => Response::Inventory(self.inventories()),
             Request::Lcores => self.lcores(),
             Request::Drops => self.drops(),
             Request::Counters => self.counters(),

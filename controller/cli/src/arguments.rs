@@ -56,12 +56,17 @@ pub enum Command {
     /// Say what a configuration would change on all hosts, and change nothing
     #[command(
         after_help = "First what manglers make of the chains: their ways on, the clones that each needs, the rewritten \
-        chains, the cores that this costs. Then the difference to what is in force.\n\nExample: towpath plan towpath.yaml"
+        chains, the cores that this costs. Then the difference to what is in force, and where instances start and end: host, \
+        NUMA node, CPU, lcore, and why.\n\nExamples:\n  towpath plan towpath.yaml\n  towpath plan towpath.yaml -o json | jq \
+        '.placements[]'"
     )]
     Plan {
         /// The configuration
         #[arg(default_value = "towpath.yaml")]
         file: PathBuf,
+        /// In which form
+        #[arg(short, long, default_value = "table")]
+        output: Output,
     },
     /// Take a changed configuration into force on all hosts
     Apply(ApplyOptions),
@@ -241,9 +246,11 @@ pub enum Table {
     Status,
     /// The hosts of the configuration
     Hosts,
+    /// The hosts' machines: NUMA nodes, CPUs and what has them, ports and their nodes
+    Inventory,
     /// This host's lcores: CPU, socket, what runs there, useful cycles
     Lcores,
-    /// NF instances and their own counters
+    /// NF instances: host, lcore, CPU as the kernel confirms it, and their own counters
     Instances,
     /// Chains: which traffic goes through what
     Chains,

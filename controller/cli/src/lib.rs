@@ -12,6 +12,7 @@ mod capture;
 mod connection;
 mod files;
 mod get;
+mod machines;
 mod pages;
 pub mod place;
 mod speed;
@@ -81,7 +82,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match command {
         Command::Init { file } => files::init(&file),
         Command::Check { file } => files::check(&file),
-        Command::Plan { file } => apply::plan(&which, &file),
+        Command::Plan { file, output } => apply::plan(&which, &file, output),
         Command::Apply(options) => apply::run(&which, &options),
         Command::Scale(options) => apply::scale(&which, options),
         Command::Drain { instance, manner } => apply::drain(&which, instance, manner),
