@@ -323,6 +323,8 @@ pub enum BenchCommand {
     Steering(SteeringOptions),
     /// Measure what it costs to compose a specification of so many chains, and one instance more
     Compose(ComposeOptions),
+    /// Make the papers' figures again: placement by us and by the papers' methods, as CSV and SVG
+    Figures(FiguresOptions),
     /// Send the probes of `bench flow-setup --target` back
     #[command(after_help = "Example: towpath bench echo --listen 10.2.0.2:7000 --ports 8")]
     Echo {
@@ -430,6 +432,35 @@ pub struct ComposeOptions {
     /// Write the whole report as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// `towpath bench figures`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Figures 3 to 12 of the placement paper and Table 3 of Stratos: ours beside the papers' methods, run here, and beside what \
+    the papers print. The directory gets an SVG and a CSV file for each, README.md with one line about each, and runs.csv with every run. Takes \
+    about a quarter of an hour; Ctrl-C ends it and keeps what is done.\n\nExamples:\n  towpath bench figures --into figures\n  towpath bench \
+    figures --into figures --quick\n  towpath bench figures --into figures --limit 600 --paper-seeds 5"
+)]
+pub struct FiguresOptions {
+    /// The directory for the figures; it is made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// Seeds 1 to this for ours and heuristic A [default: 20, quick: 3]
+    #[arg(long, value_name = "COUNT")]
+    pub seeds: Option<u64>,
+    /// Seeds 1 to this for the paper's MILP and the heuristics made of it [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    pub paper_seeds: Option<u64>,
+    /// Seconds for each of the paper's programs; ours get a tenth [default: 8, quick: 2]
+    #[arg(long, value_name = "SECONDS")]
+    pub limit: Option<f64>,
+    /// To see whether all is well, in about two minutes
+    #[arg(long)]
+    pub quick: bool,
+    /// Draw the runs that are in the directory again, and measure nothing
+    #[arg(long, conflicts_with_all = ["seeds", "paper_seeds", "limit", "quick"])]
+    pub redraw: bool,
 }
 
 #[cfg(test)]
