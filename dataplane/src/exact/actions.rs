@@ -17,12 +17,24 @@ pub struct Actions {
     free: Vec<u32>,
     index: HashTable<u32>,
     hasher: RandomState,
+    /// Actions that there were so far.
+    made: u64,
+}
+
+/// An action of one table, by a name that no other action of it has, nor had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ActionName {
+    /// Its number, which others may have had before.
+    pub number: u32,
+    /// How many actions there were before it.
+    pub stamp: u64,
 }
 
 #[derive(Debug)]
 struct Followed {
     action: ExactAction,
     flows: u32,
+    stamp: u64,
 }
 
 impl Actions {
@@ -34,18 +46,20 @@ impl Actions {
             free: Vec::with_capacity(capacity),
             index: HashTable::with_capacity(capacity * 2), // twice, so that removals never make it grow
             hasher: RandomState::new(),
+            made: 0,
         }
     }
 
     /// The number of an action that one flow more follows.
     pub fn follow(&mut self, action: &ExactAction) -> u32 {
-        let Self { followed, free, index, hasher } = self;
+        let Self { followed, free, index, hasher, made } = self;
         let hash = hasher.hash_one(action);
         if let Some(&number) = index.find(hash, |&number| followed[number as usize].action == *action) {
             followed[number as usize].flows += 1;
             return number;
         }
-        let new = Followed { action: *action, flows: 1 };
+        *made += 1;
+        let new = Followed { action: *action, flows: 1, stamp: *made };
         let number = if let Some(number) = free.pop() {
             followed[number as usize] = new;
             number
@@ -74,6 +88,12 @@ impl Actions {
     #[inline(always)]
     pub fn of(&self, number: u32) -> &ExactAction {
         &self.followed[number as usize].action
+    }
+
+    /// What names the action of this number.
+    #[inline(always)]
+    pub fn name(&self, number: u32) -> ActionName {
+        ActionName { number, stamp: self.followed[number as usize].stamp }
     }
 
     /// How many there are.
