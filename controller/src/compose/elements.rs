@@ -12,6 +12,7 @@ use super::Place;
 use super::ground::{Full, Ground, HostGround, Spot, Wish};
 use super::state::{AttachmentState, ElementState, EndpointState, InstanceState, TenantState, What};
 use crate::config::{Attachment, Config, Endpoint, Host, Instance, Problems, Tenant};
+use crate::inventory::ranges;
 
 /// An element of a tenant.
 #[derive(Debug, Clone, PartialEq)]
@@ -335,8 +336,8 @@ fn unusable_cpu(ground: &HostGround<'_>, cpu: u16, name: &str) -> Option<String>
     let host = &ground.host.name;
     if !ground.is_online(cpu) {
         return Some(format!(
-            "CPU {cpu} of host `{host}`, which {name} needs, is not there or offline; choose another CPU (`towpath get \
-             inventory` lists them)"
+            "CPU {cpu} of host `{host}`, which {name} needs, is not there or offline; usable CPUs: {}",
+            ranges(ground.online_cpus())
         ));
     }
     let owner = ground.owner(cpu).filter(|_| !ground.host.share_cores)?;
