@@ -87,6 +87,9 @@ pub enum Request {
         yaml: String,
         /// Whether the dataplane may be restarted if the change needs it.
         allow_restart: bool,
+        /// Whether instances that run and name no CPU may be replaced by others in better places.
+        #[serde(default)]
+        may_move: bool,
         /// Only say what would change.
         dry_run: bool,
         /// Say how far it is, in lines of [`Response::Progress`] before the answer.
@@ -736,6 +739,7 @@ mod tests {
             file: "a.yaml".into(),
             yaml: "a:\n  b\n".into(),
             allow_restart: false,
+            may_move: false,
             dry_run: true,
             progress: false,
         };

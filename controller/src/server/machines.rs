@@ -95,7 +95,8 @@ impl Machines {
                 *known = capacity_pps.min(*known);
             }
         }
-        Known { inventories: self.inventories.clone(), measured_pps, solve_within: SOLVE_WITHIN }
+        let inventories = self.inventories.clone();
+        Known { inventories, measured_pps, may_move: false, solve_within: SOLVE_WITHIN }
     }
 }
 
