@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::operations::Operation;
 pub use crate::distribution::Phase;
-pub use places::{InventoryRow, OccupiedLcore, PlacementChange, PlacementRow};
+pub use places::{InstanceRow, InstanceState, InventoryRow, NamedCount, OccupiedLcore, PlacementChange, PlacementRow};
 
 /// The API socket's name in the run directory.
 pub const SOCKET_NAME: &str = "api.sock";
@@ -87,6 +87,9 @@ pub enum Request {
         yaml: String,
         /// Whether the dataplane may be restarted if the change needs it.
         allow_restart: bool,
+        /// Whether instances that run and name no CPU may be replaced by others in better places.
+        #[serde(default)]
+        may_move: bool,
         /// Only say what would change.
         dry_run: bool,
         /// Say how far it is, in lines of [`Response::Progress`] before the answer.
@@ -302,64 +305,6 @@ pub struct LcoreRow {
     pub tag_rules: u64,
     /// Packets parked now.
     pub parked: u64,
-}
-
-/// An NF instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct InstanceRow {
-    /// `acme/edge/1`.
-    pub instance: String,
-    /// The function: `firewall`.
-    pub function: String,
-    /// It rewrites the flow's identity.
-    pub mangles: bool,
-    /// Its host.
-    pub host: String,
-    /// Its place among the host's lcores.
-    pub lcore: usize,
-    /// Its CPU, by the version in force.
-    pub cpu: u16,
-    /// The CPU that it really runs on, as its host's kernel says.
-    pub confirmed_cpu: Option<u16>,
-    /// The NUMA node of its CPU, if it is known.
-    pub node: Option<u16>,
-    /// Packets per second that it was measured to carry.
-    pub capacity_pps: Option<u64>,
-    /// Why it was put there.
-    pub why: Vec<String>,
-    /// How it is.
-    pub state: InstanceState,
-    /// Seconds since it was taken out of the configuration, if it drains.
-    pub draining_s: Option<u64>,
-    /// A flow that it rewrote though it is not declared a mangler; only of instances of this host.
-    pub rewrites: Option<String>,
-    /// The instance's own counters, in its order; empty for instances of other hosts.
-    pub counters: Vec<NamedCount>,
-}
-
-/// How an NF instance is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InstanceState {
-    /// It runs here.
-    Running,
-    /// It is not in the configuration any more and ends with its last flow.
-    Draining,
-    /// Its dataplane is starting it.
-    Starting,
-    /// It panicked; its paths get no new flows.
-    Failed,
-    /// It is on another host: ask that host's controller.
-    Elsewhere,
-}
-
-/// A counter with its name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedCount {
-    /// What it counts.
-    pub name: String,
-    /// How many.
-    pub value: u64,
 }
 
 /// A chain.
@@ -794,6 +739,7 @@ mod tests {
             file: "a.yaml".into(),
             yaml: "a:\n  b\n".into(),
             allow_restart: false,
+            may_move: false,
             dry_run: true,
             progress: false,
         };

@@ -404,15 +404,15 @@ impl Server {
                 return self.ask(Waiting::Stats(token, request), |ticket| Command::Stats(ticket, with_chains));
             }
             Request::Flows { limit } => return self.ask(Waiting::Flows(token, limit), Command::ReadBack),
-            Request::Apply { file, yaml, allow_restart, dry_run, progress } => {
-                let manner = change::Manner { allow_restart, dry_run, progress };
+            Request::Apply { file, yaml, allow_restart, may_move, dry_run, progress } => {
+                let manner = change::Manner { allow_restart, may_move, dry_run, progress };
                 match self.change(token, change::Wish::File { file, yaml }, manner) {
                     Some(response) => response,
                     None => return,
                 }
             }
             Request::Operate { operations, dry_run, progress } => {
-                let manner = change::Manner { allow_restart: false, dry_run, progress };
+                let manner = change::Manner { dry_run, progress, ..change::Manner::default() };
                 match self.change(token, change::Wish::Operations(operations), manner) {
                     Some(response) => response,
                     None => return,

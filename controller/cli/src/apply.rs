@@ -12,9 +12,9 @@ use crate::arguments::{ApplyOptions, Manner, Name, Output, ScaleOptions, Which};
 use crate::connection;
 
 /// Says what a file would change.
-pub fn plan(which: &Which, file: &Path, output: Output) -> Result<(), Failure> {
+pub fn plan(which: &Which, file: &Path, output: Output, may_move: bool) -> Result<(), Failure> {
     let (file, yaml) = read(file)?;
-    let request = Request::Apply { file, yaml, allow_restart: false, dry_run: true, progress: false };
+    let request = Request::Apply { file, yaml, allow_restart: false, may_move, dry_run: true, progress: false };
     let applied = ask(which, &request)?;
     if output == Output::Json {
         return show(&applied, &crate::get::pretty(&applied).unwrap_or_default());
@@ -33,8 +33,8 @@ pub fn plan(which: &Which, file: &Path, output: Output) -> Result<(), Failure> {
 pub fn run(which: &Which, options: &ApplyOptions) -> Result<(), Failure> {
     let (file, yaml) = read(&options.file)?;
     let dry_run = options.manner.dry_run;
-    let allow_restart = options.restart_dataplane;
-    change(which, &Request::Apply { file, yaml, allow_restart, dry_run, progress: !dry_run })
+    let (allow_restart, may_move) = (options.restart_dataplane, options.move_instances);
+    change(which, &Request::Apply { file, yaml, allow_restart, may_move, dry_run, progress: !dry_run })
 }
 
 /// Starts an instance.

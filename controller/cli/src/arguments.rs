@@ -67,6 +67,9 @@ pub enum Command {
         /// In which form
         #[arg(short, long, default_value = "table")]
         output: Output,
+        /// As `apply` with this option would do
+        #[arg(long)]
+        move_instances: bool,
     },
     /// Take a changed configuration into force on all hosts
     Apply(ApplyOptions),
@@ -190,6 +193,9 @@ pub struct ApplyOptions {
     /// Allow a change that needs dataplanes restarted (ports, limits, I/O CPUs); it interrupts traffic
     #[arg(long)]
     pub restart_dataplane: bool,
+    /// Allow instances that name no CPU to be replaced by others in better places; the old ones drain
+    #[arg(long)]
+    pub move_instances: bool,
 }
 
 /// `towpath scale`.

@@ -84,7 +84,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match command {
         Command::Init { file } => files::init(&file),
         Command::Check { file } => files::check(&file),
-        Command::Plan { file, output } => apply::plan(&which, &file, output),
+        Command::Plan { file, output, move_instances } => apply::plan(&which, &file, output, move_instances),
         Command::Apply(options) => apply::run(&which, &options),
         Command::Scale(options) => apply::scale(&which, options),
         Command::Drain { instance, manner } => apply::drain(&which, instance, manner),

@@ -1,7 +1,7 @@
 //! Machines and where instances are, as text for people.
 
 use controller::api::{Applied, InventoryRow, PlacementChange, PlacementRow};
-use controller::inventory::Inventory;
+use controller::inventory::{Inventory, ranges};
 
 use crate::tables::{or_dash, table};
 
@@ -114,19 +114,6 @@ fn nodes(host: &str, inventory: &Inventory, lines: &mut Vec<Vec<String>>) {
             if ports.is_empty() { "-".to_owned() } else { ports.join(", ") },
         ]);
     }
-}
-
-/// `0-3,8`; the numbers ascend.
-fn ranges(numbers: impl Iterator<Item = u16>) -> String {
-    let mut found: Vec<(u16, u16)> = Vec::new();
-    for number in numbers {
-        match found.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => found.push((number, number)),
-        }
-    }
-    let range = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    if found.is_empty() { "-".to_owned() } else { found.iter().map(range).collect::<Vec<_>>().join(",") }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::Place;
 use super::ground::{Full, Ground, HostGround, Spot, Wish};
 use super::state::{AttachmentState, ElementState, EndpointState, InstanceState, TenantState, What};
 use crate::config::{Attachment, Config, Endpoint, Host, Instance, Problems, Tenant};
+use crate::inventory::ranges;
 
 /// An element of a tenant.
 #[derive(Debug, Clone, PartialEq)]
@@ -250,6 +251,33 @@ impl<'a> Search<'a> {
         instances.filter(wants).map(|(index, _)| index)
     }
 
+    /// Instances that run, leave their CPU to the composition and could as well run elsewhere, as indices. A mangler's could not: two
+    /// would rewrite to one pool.
+    pub(super) fn movable(&self) -> impl Iterator<Item = usize> + '_ {
+        let found = self.tenant.into_iter().flat_map(|tenant| {
+            let is_movable = |(index, instance): &(usize, &Instance)| {
+                let nf = &tenant.nfs[instance.nf];
+                self.instances[*index].is_some()
+                    && !instance.drain
+                    && instance.cpu.is_none()
+                    && !nf.mangles
+                    && !nf.detect
+            };
+            tenant.instances.iter().enumerate().filter(is_movable).map(|(index, _)| index)
+        });
+        found
+    }
+
+    /// A running instance goes out of use, since another one has come in its place.
+    pub(super) fn replace(&mut self, index: usize) {
+        let Some((number, state)) = self.instances[index].take() else { return };
+        if self.before.used().contains(&number) {
+            self.retired.push((number, Arc::new(ElementState { retired: true, ..ElementState::clone(&state) })));
+        } else {
+            self.dropped.push(state);
+        }
+    }
+
     /// Gives a new instance its place.
     pub(super) fn put(&mut self, index: usize, host: &Host, spot: Spot, why: Vec<String>) {
         let Some(tenant) = self.tenant else { return };
@@ -335,8 +363,8 @@ fn unusable_cpu(ground: &HostGround<'_>, cpu: u16, name: &str) -> Option<String>
     let host = &ground.host.name;
     if !ground.is_online(cpu) {
         return Some(format!(
-            "CPU {cpu} of host `{host}`, which {name} needs, is not there or offline; choose another CPU (`towpath get \
-             inventory` lists them)"
+            "CPU {cpu} of host `{host}`, which {name} needs, is not there or offline; usable CPUs: {}",
+            ranges(ground.online_cpus())
         ));
     }
     let owner = ground.owner(cpu).filter(|_| !ground.host.share_cores)?;

@@ -230,6 +230,12 @@ impl<'a> HostGround<'a> {
         self.inventory.is_none_or(|inventory| inventory.cpu(cpu).is_some_and(|found| found.online))
     }
 
+    /// All that are known to be online.
+    pub(super) fn online_cpus(&self) -> impl Iterator<Item = u16> + '_ {
+        let cpus = self.inventory.into_iter().flat_map(|inventory| &inventory.cpus);
+        cpus.filter(|found| found.online).map(|found| found.cpu)
+    }
+
     /// CPUs for instances that name none.
     fn usable_cpus(&self) -> impl Iterator<Item = u16> + '_ {
         self.host.nf_cpus.iter().copied().filter(|cpu| self.is_online(*cpu))

@@ -17,6 +17,8 @@ pub struct Known {
     pub inventories: BTreeMap<String, Arc<Inventory>>,
     /// What an instance of a kind (`acme/edge`) was measured to carry on a host, by host and kind.
     pub measured_pps: BTreeMap<(String, String), u64>,
+    /// Instances that run and name no CPU may be put elsewhere if that is better: they drain, and new ones start.
+    pub may_move: bool,
     /// How long the solver may look for hosts; not at all if it is nothing.
     pub solve_within: Duration,
 }

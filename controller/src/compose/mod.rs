@@ -278,7 +278,8 @@ pub fn compose_on(
     reuse: Option<&Composition>,
 ) -> Result<Composition, ConfigErrors> {
     let same_ground = |known: &&Composition| known.grounds.0 == config.hosts && known.grounds.1 == config.encapsulation;
-    let reuse = reuse.filter(same_ground);
+    // Where anything may move, nobody is taken over unseen.
+    let reuse = reuse.filter(same_ground).filter(|_| !known.may_move);
     let geometry = geometry::of_hosts(config);
     let mut ground = Ground::new(&config.hosts, &before.hosts, known);
     let nothing = TenantState::default();

@@ -116,6 +116,19 @@ impl Inventory {
     }
 }
 
+/// Numbers that ascend as the kernel writes them: `0-3,8`; `-` if there are none.
+pub fn ranges(numbers: impl Iterator<Item = u16>) -> String {
+    let mut found: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match found.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => found.push((number, number)),
+        }
+    }
+    let range = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    if found.is_empty() { "-".to_owned() } else { found.iter().map(range).collect::<Vec<_>>().join(",") }
+}
+
 /// The nodes, and the CPUs of each.
 fn nodes(tree: &Tree<'_>) -> (Vec<Node>, Vec<(u16, Vec<u16>)>) {
     let numbers = tree.list("devices/system/node/online").unwrap_or_default();

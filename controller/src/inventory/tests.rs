@@ -108,6 +108,8 @@ fn this_machine() {
 #[test]
 fn the_kernels_lists_are_read() {
     assert_eq!(sysfs::numbers("0-2,8,10-11\n"), [0, 1, 2, 8, 10, 11]);
+    assert_eq!(ranges([0, 1, 2, 8, 10, 11].into_iter()), "0-2,8,10-11");
+    assert_eq!(ranges(std::iter::empty()), "-");
     assert_eq!(sysfs::numbers("\n"), [0_u16; 0]);
     assert_eq!(sysfs::numbers("x,3-"), [0_u16; 0]);
 }

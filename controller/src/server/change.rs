@@ -46,6 +46,8 @@ pub(super) enum Wish {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Manner {
     pub(super) allow_restart: bool,
+    /// Instances that run and name no CPU may be replaced by others in better places.
+    pub(super) may_move: bool,
     pub(super) dry_run: bool,
     pub(super) progress: bool,
 }
@@ -118,13 +120,14 @@ impl Server {
             ));
         }
         let is_file = matches!(wish, Wish::File { .. });
-        let (document, plan) = match self.document_of(wish) {
+        let (document, plan) = match self.document_of(wish, manner.may_move) {
             Ok(made) => made,
             Err(lines) => return Some(failed(FailureKind::BadConfiguration, lines)),
         };
         let applied = self.describe(&document, &plan, manner.dry_run);
         let active = self.versions.machine.active();
-        let same = document.yaml == active.yaml && document.operations == active.operations;
+        let moves = manner.may_move && document.state != active.state;
+        let same = document.yaml == active.yaml && document.operations == active.operations && !moves;
         let settle = is_file && self.peers_disagree();
         if manner.dry_run || (same && !settle) {
             let version = active.version;
@@ -161,8 +164,8 @@ impl Server {
     }
 
     /// The document that fulfils a wish, and what it makes.
-    fn document_of(&mut self, wish: Wish) -> Result<(Document, Plan), Vec<String>> {
-        let known = self.known();
+    fn document_of(&mut self, wish: Wish, may_move: bool) -> Result<(Document, Plan), Vec<String>> {
+        let known = Known { may_move, ..self.known() };
         let is_housekeeping = matches!(wish, Wish::Forget(_) | Wish::Open);
         let active = self.versions.machine.active();
         let before = &self.plan.composition.state;
@@ -192,7 +195,7 @@ impl Server {
         if !is_housekeeping {
             let (base, inventories) = (active.stamp(), known.inventories);
             let (yaml, operations, state) = (yaml.clone(), operations.clone(), state.clone());
-            self.versions.planned = Some(Planned { base, yaml, operations, inventories, state });
+            self.versions.planned = Some(Planned { base, yaml, operations, may_move, inventories, state });
         }
         let document = Document { version, file, yaml, operations, state };
         let plan = plan_of(&document, &self.options.host, Some(&self.plan))?;
@@ -205,6 +208,7 @@ impl Server {
         let same = planned.base == self.versions.machine.active().stamp()
             && planned.yaml == yaml
             && planned.operations == operations
+            && planned.may_move == known.may_move
             && planned.inventories == known.inventories;
         same.then(|| planned.state.clone())
     }
@@ -334,7 +338,7 @@ impl Server {
     /// Proposes a change that nobody waits for; false if there is nothing to propose.
     fn propose_quietly(&mut self, wish: Wish, what: &str) -> bool {
         let is_opening = matches!(wish, Wish::Open);
-        match self.document_of(wish) {
+        match self.document_of(wish, false) {
             Ok((_, plan)) if is_opening && plan.composition.is_same_on_hosts(&self.plan.composition) => false,
             Ok((document, plan)) => {
                 let applied = self.describe(&document, &plan, false);

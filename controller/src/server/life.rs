@@ -267,9 +267,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         Err(error) => return Err(error.into()),
     };
     let beginning = begin(&options, record_file::read(&dataplane.run_dir), running.is_some())?;
-    for warning in &beginning.plan.composition.warnings {
-        tracing::warn!("{warning}");
-    }
+    beginning.plan.composition.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     record_file::write(&dataplane.run_dir, &beginning.record)?;
     let poll = Poll::new().map_err(RunError::EventLoop)?;
     poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE).map_err(RunError::Signals)?;
@@ -283,7 +281,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
     let seat = Seat { cpu, spin: options.spin || cpu.is_some() };
     let handle = steering::start(Arc::clone(&plan), outlets, seat).map_err(RunError::EventLoop)?;
     let now = Instant::now();
-    let machines = Machines::of(&options.sysfs, &plan.config.hosts[plan.host]).opening(versions.opening);
+    let machines = Machines::begin(&options.sysfs, &plan, versions.opening);
     let mut server = Server {
         options,
         plan,

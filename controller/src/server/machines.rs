@@ -42,10 +42,11 @@ impl Machines {
         Self { sysfs: sysfs.to_owned(), meter: Meter::default(), own, peers: BTreeMap::new(), inventories }
     }
 
-    /// The same, as the peers are told first: whether nothing runs here yet.
-    pub(super) fn opening(mut self, opening: bool) -> Self {
-        self.own.opening = opening;
-        self
+    /// Of a plan's host, with what peers are told first: whether nothing runs here yet.
+    pub(super) fn begin(sysfs: &Path, plan: &Plan, opening: bool) -> Self {
+        let mut machines = Self::of(sysfs, &plan.config.hosts[plan.host]);
+        machines.own.opening = opening;
+        machines
     }
 
     /// A peer says how it is.
@@ -94,7 +95,8 @@ impl Machines {
                 *known = capacity_pps.min(*known);
             }
         }
-        Known { inventories: self.inventories.clone(), measured_pps, solve_within: SOLVE_WITHIN }
+        let inventories = self.inventories.clone();
+        Known { inventories, measured_pps, may_move: false, solve_within: SOLVE_WITHIN }
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) struct Planned {
     pub(super) base: Stamp,
     pub(super) yaml: String,
     pub(super) operations: Vec<operations::Operation>,
+    pub(super) may_move: bool,
     pub(super) inventories: BTreeMap<String, Arc<Inventory>>,
     pub(super) state: compose::State,
 }

@@ -170,7 +170,14 @@ impl Host {
 
     pub fn apply(&self, yaml: &str, allow_restart: bool, dry_run: bool) -> Result<Applied, Failure> {
         let file = "new.yaml".to_owned();
-        self.change(&Request::Apply { file, yaml: yaml.into(), allow_restart, dry_run, progress: false })
+        self.change(&Request::Apply {
+            file,
+            yaml: yaml.into(),
+            allow_restart,
+            may_move: false,
+            dry_run,
+            progress: false,
+        })
     }
 
     pub fn change(&self, request: &Request) -> Result<Applied, Failure> {

@@ -31,13 +31,16 @@ pub(super) fn ends_of(tenant: &Tenant, nf: usize) -> Ends {
 }
 
 /// For each want the nearest host with room: that of most ends of its chains, the roomiest among equals, then the first. None where
-/// there is no room. Those whose host is given come first.
+/// there is no room. Those that run stay; those whose host is given come first.
 pub(super) fn nearest(ground: &Ground<'_>, wants: &[Want], ends: &[&Ends]) -> Vec<Option<usize>> {
     let mut rooms: Vec<Room> = (0..ground.hosts.len()).map(|host| ground.room(host)).collect();
     let has_underlay = |host: usize| ground.hosts[host].host.underlay.is_some();
     let mut found = vec![None; wants.len()];
+    let running = wants.iter().map(|want| want.now.map(|(host, _)| host));
+    running.enumerate().for_each(|(index, host)| found[index] = host);
     for given in [true, false] {
-        for (index, want) in wants.iter().enumerate().filter(|(_, want)| want.given.is_some() == given) {
+        let coming = |want: &Want<'_>| want.now.is_none() && want.given.is_some() == given;
+        for (index, want) in wants.iter().enumerate().filter(|(_, want)| coming(want)) {
             let suits = |host: usize| want.given.is_none_or(|given| given == host) && rooms[host].count() > 0;
             let near = ends[index].iter().filter(|(host, _)| suits(**host));
             let best = near.max_by_key(|(host, ends)| (**ends, rooms[**host].count(), Reverse(**host)));
@@ -67,7 +70,8 @@ pub(super) fn improve(
     if config.hosts.len() < 2 || wants.iter().all(|want| want.given.is_some()) {
         return nearest;
     }
-    let room: Vec<usize> = (0..ground.hosts.len()).map(|host| ground.room(host).most()).collect();
+    let mut room: Vec<usize> = (0..ground.hosts.len()).map(|host| ground.room(host).most()).collect();
+    wants.iter().filter_map(|want| want.now).for_each(|(host, _)| room[host] += 1);
     let mut best = Choice::new(network, wants, &room, nearest);
     best.descend();
     if best.value > network.floor()

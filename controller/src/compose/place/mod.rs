@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Hosts are compared by what the underlay has to carry ([`network::Network`]): first what declared demands forbid, then the load of the
-//! busiest link, the longest way, all traffic together. Nothing that runs is moved. CPUs are chosen in the configuration's order, each
-//! on the node of the ports that its chains use if there is room.
+//! busiest link, the longest way, all traffic together. What runs moves only where that is allowed and better. CPUs are chosen in the
+//! configuration's order, each on the node of the ports that its chains use if there is room.
 //!
 //! Errors: an instance without any free CPU, and declared traffic that no choice found can carry, both at the chain, with the resource.
 //!
@@ -39,6 +39,8 @@ struct Want<'a> {
     nf: usize,
     /// The host that the configuration names.
     given: Option<usize>,
+    /// Where it runs, if it may move.
+    now: Option<(usize, u16)>,
 }
 
 /// Places all new instances that name no CPU.
@@ -50,7 +52,7 @@ pub(super) fn place(
     searches: &mut [Option<Search<'_>>],
     ground: &mut Ground<'_>,
 ) {
-    let wants = wants(tenants, searches);
+    let wants = wants(known, tenants, searches, ground);
     if wants.is_empty() {
         return;
     }
@@ -77,26 +79,51 @@ pub(super) fn place(
         let owner = format!("{}/{}", want.tenant.name, instance.name);
         let pull = Pull::new(config, &ground.hosts[*host], searches, want, *host);
         let cpu = ground.hosts[*host].best_cpu(&pull.wish);
+        if let Some((now, old_cpu)) = want.now {
+            let of = |cpu: Option<u16>| cpu.map(|cpu| pull.wish.of(ground.hosts[*host].node_of(cpu)));
+            if now == *host && of(cpu) <= of(Some(old_cpu)) {
+                continue;
+            }
+            why.push(format!("moved from host {}, CPU {old_cpu}", config.hosts[now].name));
+        }
         why.extend(cpu.map(|cpu| pull.why(&ground.hosts[*host], cpu)).unwrap_or_default());
         let spot = ground.hosts[*host].take(cpu, &pull.wish, &owner);
         let host = ground.hosts[*host].host;
         match (spot, &mut searches[want.index]) {
-            (Ok(spot), Some(search)) => search.put(want.instance, host, spot, why),
+            (Ok(spot), Some(search)) => {
+                if want.now.is_some() {
+                    search.replace(want.instance);
+                }
+                search.put(want.instance, host, spot, why);
+            }
             (Ok(_), None) => {}
+            // It stays where it runs.
+            (Err(_), _) if want.now.is_some() => {}
             (Err(full), _) => note_full(problems, want.tenant, instance, &full, host),
         }
     }
 }
 
 /// In the configuration's order.
-fn wants<'a>(tenants: &Tenants<'a>, searches: &[Option<Search<'_>>]) -> Vec<Want<'a>> {
+fn wants<'a>(
+    known: &Known,
+    tenants: &Tenants<'a>,
+    searches: &[Option<Search<'_>>],
+    ground: &Ground<'_>,
+) -> Vec<Want<'a>> {
     let mut wants = Vec::new();
     for (index, (found, search)) in tenants.all.iter().zip(searches).enumerate() {
         let (Some(tenant), Some(search)) = (found.tenant, search) else { continue };
-        wants.extend(search.wanting().map(|instance| {
+        let want = |instance: usize, now| {
             let Instance { nf, host: given, .. } = tenant.instances[instance];
-            Want { index, tenant: tenant.as_ref(), instance, nf, given }
-        }));
+            Want { index, tenant: tenant.as_ref(), instance, nf, given, now }
+        };
+        wants.extend(search.wanting().map(|instance| want(instance, None)));
+        let movable = search.movable().filter(|_| known.may_move).filter_map(|instance| {
+            let (host, cpu) = search.place_of(instance)?;
+            Some(want(instance, Some((ground.host(host)?, cpu))))
+        });
+        wants.extend(movable);
     }
     wants
 }
@@ -115,9 +142,9 @@ fn whole(
     if !missing.is_empty() {
         // What is left is what the others leave.
         for (want, host) in wants.iter().zip(&found) {
-            let Some(host) = host else { continue };
+            let Some(host) = host.filter(|_| want.now.is_none()) else { continue };
             let owner = format!("{}/{}", want.tenant.name, want.tenant.instances[want.instance].name);
-            let _ = ground.hosts[*host].take(None, &Wish::default(), &owner);
+            let _ = ground.hosts[host].take(None, &Wish::default(), &owner);
         }
     }
     for ((_, nf), indices) in &missing {

@@ -65,6 +65,7 @@ fn known(machines: &[&Machine]) -> Known {
     Known {
         inventories: machines.iter().enumerate().map(inventory).collect(),
         measured_pps: BTreeMap::new(),
+        may_move: false,
         solve_within: Duration::from_millis(20),
     }
 }
@@ -156,6 +157,33 @@ fn an_offline_cpu_is_not_used() {
     let named = text.replace("{nf: tap}", "{nf: tap, host: h0, cpu: 1}");
     let error = placed(&named, &State::default(), &known(&[&machine])).unwrap_err();
     assert!(error.contains("CPU 1 of host `h0`, which t/tap/1 needs, is not there or offline"), "{error}");
+}
+
+/// Breaks if what may move stays on a far node, if the old one's flows lose it, or if it moves for nothing, or a mangler moves.
+#[test]
+fn what_may_move_is_replaced_only_where_that_is_better() {
+    let machine = Machine::new(2, 3, 1).port("left", Some(1)).port("right", Some(1));
+    let text = hosts(&["io: 3, nf: \"1-2,4-5\""]) + &tenant((0, "left"), (0, "right"), ONE_TAP);
+    let (_, before) = placed(&text, &State::default(), &Known::default()).unwrap();
+    assert_eq!(spots(&before), [("t/tap/1", 0, 1)]);
+    let free = Known { may_move: true, ..known(&[&machine]) };
+    let (_, kept) = placed(&text, &before.state, &known(&[&machine])).unwrap();
+    assert_eq!(spots(&kept), spots(&before));
+    let (_, moved) = placed(&text, &before.state, &free).unwrap();
+    assert_eq!(spots(&moved), [("t/tap/1", 0, 4), ("t/tap/1 (retired)", 0, 1)]);
+    assert_eq!(moved.instances[0].why, ["moved from host h0, CPU 1", "NUMA node 1: ports left, right there"]);
+    let (_, again) = placed(&text, &moved.state, &free).unwrap();
+    assert!(again == moved, "it is where it should be");
+    let mangler = text.replace("passthrough", "mangler, config: {pool: [10.9.0.1]}");
+    let (_, before) = placed(&mangler, &State::default(), &Known::default()).unwrap();
+    assert_eq!(spots(&placed(&mangler, &before.state, &free).unwrap().1), spots(&before), "two would have one pool");
+    // To another host, when its chain's ends are there now.
+    let two = hosts(&["io: 0, nf: \"1-2\"", "io: 0, nf: \"1-2\""]);
+    let near = |host| two.clone() + &tenant((host, "left"), (host, "right"), ONE_TAP);
+    let (_, before) = placed(&near(0), &State::default(), &Known::default()).unwrap();
+    let free = Known { may_move: true, ..Known::default() };
+    let (_, moved) = placed(&near(1), &before.state, &free).unwrap();
+    assert_eq!(spots(&moved), [("t/tap/1", 1, 1), ("t/tap/1 (retired)", 0, 1)]);
 }
 
 /// Breaks if a kernel that shows nothing (a container without /sys) forbids every CPU.
