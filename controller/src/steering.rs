@@ -335,6 +335,9 @@ const BACKLOG_WAIT: Duration = Duration::from_millis(1);
 impl Steering {
     fn run(mut self) {
         self.seat.take();
+        if self.seat.spin {
+            self.sessions.fetch_memory();
+        }
         let mut events = Events::with_capacity(8);
         loop {
             let mut worked = false;
