@@ -24,6 +24,8 @@ pub enum Cores {
     PolledInTurn,
     /// All take turns as the kernel lets them: shows that it works, not how fast.
     Shared,
+    /// One thread does all of it, the flow thread's work too, step by step: for an instruction counter.
+    Counted,
 }
 
 impl Options {
@@ -69,6 +71,21 @@ pub enum RigError {
 #[cfg(feature = "dpdk")]
 pub fn open(options: &Options) -> Result<Box<dyn Path>, RigError> {
     Ok(Box::new(crate::rig::Rig::open(options)?))
+}
+
+/// Sets flows up and installs rules, so many bursts of them, step by step for an instruction counter.
+#[cfg(feature = "dpdk")]
+pub fn count(bursts: u32) -> Result<Counted, RigError> {
+    crate::rig::stages::run(bursts)
+}
+
+/// What [`count`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Flows, or rules, that went through each stage.
+    pub flows: u32,
+    /// Allocations within the stages.
+    pub allocations: u64,
 }
 
 /// Says that there is no rig in this build.

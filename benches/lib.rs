@@ -39,7 +39,7 @@ pub mod plot;
 pub mod probe;
 pub mod report;
 #[cfg(feature = "dpdk")]
-mod rig;
+pub mod rig;
 pub mod schedule;
 pub mod search;
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! host: it answers the forwarder's ARP requests. Times are read from the CPU's time stamp counter.
 
 mod by_hand;
+pub mod stages;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path as FilePath, PathBuf};
@@ -98,7 +99,7 @@ impl Cpus {
     fn of(options: &Options) -> Self {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         match options.cores {
-            Cores::PolledInTurn => Self { io: all - 1, controller: 0, all },
+            Cores::PolledInTurn | Cores::Counted => Self { io: all - 1, controller: 0, all },
             Cores::Own => Self { io: 0, controller: (all - 1) as u16, all },
             Cores::Shared => Self { io: 0, controller: 0, all },
         }
@@ -126,9 +127,9 @@ impl Rig {
         let template_headers =
             headers::parse(&template).map_err(|reason| failed("parse the harness's frame", &reason))?;
         let machinery = match options.cores {
-            Cores::PolledInTurn => {
-                let by_hand = ByHand::start(eal, (config, composition), &launch, devices, cpus)?;
-                Machinery::ByHand(Box::new(by_hand))
+            Cores::PolledInTurn | Cores::Counted => {
+                let cpu = (options.cores == Cores::PolledInTurn).then_some(cpus.controller);
+                Machinery::ByHand(Box::new(ByHand::start(eal, (config, composition), &launch, devices, cpu)?))
             }
             Cores::Own | Cores::Shared => Machinery::Threads(Threads::start(eal, &launch, devices, options, cpus)?),
         };
@@ -228,6 +229,7 @@ impl Path for Rig {
     fn facts(&self) -> PathFacts {
         let chain = if self.options.chain.is_empty() { "no NF".to_owned() } else { self.options.chain.join(" → ") };
         let polled = match self.options.cores {
+            Cores::Counted => ", all of it on one thread",
             Cores::PolledInTurn => ", all lcores and the harness polled in turn on one CPU, the controller on another",
             Cores::Own | Cores::Shared => "",
         };
@@ -321,7 +323,7 @@ fn yaml(options: &Options, cpus: Cpus) -> String {
         options.chain.iter().enumerate().map(|(index, function)| definition(index, function)).collect();
     let instance = |index: usize| {
         let cpu = match options.cores {
-            Cores::PolledInTurn => cpus.io,
+            Cores::PolledInTurn | Cores::Counted => cpus.io,
             Cores::Own => cpus.io + index + 1,
             Cores::Shared => (index + 1) % cpus.all,
         };
@@ -334,21 +336,29 @@ fn yaml(options: &Options, cpus: Cpus) -> String {
         format!("    nfs:\n{definitions}    instances:\n{instances}")
     };
     let others = match options.cores {
-        Cores::PolledInTurn => format!(", control: {}", cpus.io), // the thread that starts EAL is the one that polls
+        Cores::PolledInTurn | Cores::Counted => format!(", control: {}", cpus.io), // the thread that starts EAL is the one that polls
         Cores::Own => format!(", controller: {}", cpus.controller),
         Cores::Shared => String::new(),
     };
     format!(
         "version: 1\nhosts:\n  {HOST}:\n    cpus: {{io: {io}{others}}}\n    share_cores: {share}\n    hugepages: {huge}\n    \
-         memory_mib: 256\n    ports:\n      left: {{device: net_ring_left}}\n      right: {{device: net_ring_right}}\n    \
-         limits: {{flows: 2097152, parked: 16384, udp_idle_s: 1, mbufs: 65535, ring: 32768}}\n\
+         eal: {eal}\n    memory_mib: 256\n    ports:\n      left: {{device: net_ring_left}}\n      right: {{device: net_ring_right}}\n    \
+         limits: {{flows: {flows}, parked: 16384, udp_idle_s: 1, mbufs: {mbufs}, ring: 32768}}\n\
          tenants:\n  bench:\n    vni: 1\n    endpoints:\n      \
          clients: {{host: {HOST}, port: left, prefixes: [10.1.0.0/16], gateways: [10.1.0.1]}}\n      \
          servers: {{host: {HOST}, port: right, prefixes: [10.2.0.0/24], gateways: [10.2.0.1]}}\n{lists}    chains:\n      \
          probe: {{from: clients, to: servers, select: {{protocol: udp}}, through: [{through}]}}\n",
         io = cpus.io,
         share = options.cores != Cores::Own,
-        huge = if options.hugepages { "true" } else { "auto" },
+        huge = match (options.cores, options.hugepages) {
+            (Cores::Counted, _) => "false",
+            (_, true) => "true",
+            (_, false) => "auto",
+        },
+        // An instruction counter does not know the newest vector code.
+        eal = if options.cores == Cores::Counted { "[--force-max-simd-bitwidth=128]" } else { "[]" },
+        flows = if options.cores == Cores::Counted { 65_536 } else { 2_097_152 },
+        mbufs = if options.cores == Cores::Counted { 16_383 } else { 65_535 },
         through = names.join(", "),
     )
 }

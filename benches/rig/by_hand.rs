@@ -1,6 +1,8 @@
 //! The rig where CPUs are few: one thread is the harness and polls all lcores in turn, the controller's flow thread has the other
 //! CPU for itself and spins.
 //!
+//! Where instructions are counted ([`super::stages`]), the harness's thread does the flow thread's work, too.
+//!
 //! The lcores' polls, the rings, and the flow thread are the real ones. What is left out is the controller's main thread, which
 //! no flow waits for, and what a packet pays to come from another lcore's cache.
 
@@ -21,33 +23,57 @@ use shm::launch::{Launch, RoleLaunch};
 use shm::link;
 use shm::rules::Epoch;
 
-use super::{Cpus, READY_TIMEOUT, failed};
+use super::{READY_TIMEOUT, failed};
 use crate::in_process::RigError;
 
 /// Captured packets that wait; nobody captures.
 const CAPTURES: usize = 1;
 
-/// The lcores and the flow thread.
+/// Who answers flow misses.
+pub(super) enum Flows {
+    /// The flow thread, on a CPU of its own.
+    Thread(Handle),
+    /// The harness's thread, whenever it is asked to.
+    Turns(Box<steering::ByHand>),
+}
+
+impl Flows {
+    fn obey(&mut self, command: Command) {
+        match self {
+            Self::Thread(handle) => handle.send(command),
+            Self::Turns(flows) => flows.obey(command),
+        }
+    }
+
+    /// A turn, if it is not a thread that takes them.
+    pub fn turn(&mut self) {
+        if let Self::Turns(flows) = self {
+            let _ = flows.turn(); // a dead ring shows in what does not come out
+        }
+    }
+}
+
+/// The lcores and who answers flow misses.
 pub(super) struct ByHand {
-    lcores: Vec<Box<dyn Poll>>,
-    clock: Clock,
+    pub lcores: Vec<Box<dyn Poll>>,
+    pub clock: Clock,
     reports: Receiver<Report>,
     /// Before the roster, whose rings it has.
-    _flows: Handle,
-    _roster: Roster,
+    pub flows: Flows,
+    pub roster: Roster,
     /// The flow thread wakes a main thread that is not there.
     _poll: mio::Poll,
     _eal: Eal,
 }
 
 impl ByHand {
-    /// Builds the dataplane, starts the flow thread on its CPU, and polls until the tables are in place.
+    /// Builds the dataplane, starts the flow thread on its CPU if it is given one, and polls until the tables are in place.
     pub fn start(
         eal: Eal,
         (config, composition): (Config, Composition),
         launch: &Launch,
         devices: OpenDevices,
-        cpus: Cpus,
+        cpu: Option<u16>,
     ) -> Result<Self, RigError> {
         let assembly = Assembly::build(&eal, launch, devices).map_err(|error| failed("build the forwarder", &error))?;
         let Assembly { mut roster, lcores } = assembly;
@@ -60,11 +86,14 @@ impl ByHand {
         let (captured, _) = crossbeam::channel::bounded(CAPTURES);
         let outlets = Outlets { reports: sender, captured, waker: Arc::new(waker) };
         let plan = Arc::new(Plan { config, composition, host: 0 });
-        let seat = Seat { cpu: Some(cpus.controller), spin: true };
-        let flows = steering::start(plan, outlets, seat).map_err(|error| failed("start the flow thread", &error))?;
+        let flows = match cpu {
+            Some(_) => steering::start(plan, outlets, Seat { cpu, spin: true }).map(Flows::Thread),
+            None => steering::ByHand::new(plan, outlets).map(|flows| Flows::Turns(Box::new(flows))),
+        };
+        let mut flows = flows.map_err(|error| failed("start the flow thread", &error))?;
         let occupants = launch.lcores.iter().map(|lcore| occupant(&lcore.role)).collect();
         let (epoch, failed_instances) = (Epoch(0), Vec::new());
-        flows.send(Command::Attach {
+        flows.obey(Command::Attach {
             lcores: links,
             doorbell,
             epoch,
@@ -74,7 +103,7 @@ impl ByHand {
         });
         let lcores = lcores.into_iter().flatten().collect(); // none is there where one is spare
         let clock = Clock::new(&eal);
-        let mut this = Self { lcores, clock, reports, _flows: flows, _roster: roster, _poll: poll, _eal: eal };
+        let mut this = Self { lcores, clock, reports, flows, roster, _poll: poll, _eal: eal };
         this.wait_until_ready()?;
         Ok(this)
     }
@@ -92,12 +121,13 @@ impl ByHand {
         Err(failed("put the tables in place", &format!("{} s were not enough", Duration::as_secs(&READY_TIMEOUT))))
     }
 
-    /// Each lcore once, in the order of the chain.
+    /// Each lcore once, in the order of the chain, and a turn of who answers.
     pub fn poll_once(&mut self) {
         let now_ns = self.clock.ns(clock::tsc());
         for lcore in &mut self.lcores {
             lcore.poll_once(now_ns);
         }
+        self.flows.turn();
     }
 }
 

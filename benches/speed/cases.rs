@@ -255,9 +255,11 @@ pub fn updates(common: &Common, batches: &[usize]) -> Result<Plan, PlanError> {
 pub fn flood(common: &Common, shares_percent: &[u8]) -> Result<Plan, PlanError> {
     let mut cases = Vec::new();
     let flows = common.flows.first().copied().unwrap_or(10_000);
+    let most = shares_percent.iter().copied().max().unwrap_or(0).min(99);
+    let packets = (u64::from(flows) * 100 / u64::from(100 - most)) as u32;
     for (series, reject) in [("nobody answers", false), ("the controller rejects them", true)] {
         for &share in shares_percent {
-            let traffic = Traffic { strangers_percent: share, ..common.traffic(flows) };
+            let traffic = Traffic { strangers_percent: share, packets, ..common.traffic(flows) };
             let (at, label) = (f64::from(share), format!("{share} % SYNs"));
             cases.push(Case { series: series.to_owned(), at, label, work: Work::Flood { reject }, traffic });
         }

@@ -117,8 +117,8 @@ fn pcap(directory: &Path, work: &Work, source: Source, traffic: &traffic::Traffi
         traffic::Order::Uniform => "uniform".to_owned(),
         traffic::Order::Zipf(exponent) => format!("zipf{exponent}"),
     };
-    let traffic::Traffic { flows, strangers_percent, seed, size, .. } = *traffic;
-    let path = directory.join(format!("{flows}-{order}-{size:?}-{strangers_percent}-{seed}.pcap"));
+    let traffic::Traffic { flows, strangers_percent, packets, seed, size, .. } = *traffic;
+    let path = directory.join(format!("{flows}-{order}-{size:?}-{strangers_percent}-{packets}-{seed}.pcap"));
     if source == Source::Pcap && !is_table(work) && !path.exists() {
         traffic.write(&path, traffic::LEFT_MAC).map_err(|problem| SpeedError::File { path: path.clone(), problem })?;
     }

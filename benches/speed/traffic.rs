@@ -54,6 +54,10 @@ pub struct Traffic {
     pub size: Size,
     /// Of 100 packets, how many are strangers.
     pub strangers_percent: u8,
+    /// At least so many packets before they repeat: what a source keeps in memory slows it down, so cases that are compared with
+    /// each other should have as many. 0 is as many as it takes for each flow once.
+    #[serde(default)]
+    pub packets: u32,
     /// Seed of the order.
     pub seed: u64,
 }
@@ -80,7 +84,7 @@ pub enum Size {
 
 impl Default for Traffic {
     fn default() -> Self {
-        Self { flows: 1_000, order: Order::Uniform, size: Size::Fixed(60), strangers_percent: 0, seed: 1 }
+        Self { flows: 1_000, order: Order::Uniform, size: Size::Fixed(60), strangers_percent: 0, packets: 0, seed: 1 }
     }
 }
 
@@ -101,6 +105,10 @@ impl Traffic {
             Order::Uniform => {
                 let mut flows: Vec<u32> = (0..self.flows).collect();
                 random.shuffle(&mut flows);
+                let count = self.flow_packets() as usize;
+                while flows.len() < count && !flows.is_empty() {
+                    flows.extend_from_within(..flows.len().min(count - flows.len()));
+                }
                 flows
             }
             Order::Zipf(exponent) => zipf(self.flows, exponent, &mut random),
@@ -121,12 +129,18 @@ impl Traffic {
 
     /// How many packets [`Self::sequence`] has.
     pub fn sequence_len(&self) -> u32 {
-        let flows = match self.order {
-            Order::Uniform => self.flows,
-            Order::Zipf(_) => self.flows.clamp(ZIPF_PACKETS.0, ZIPF_PACKETS.1),
-        };
+        let flows = self.flow_packets();
         let strangers = u64::from(self.strangers_percent.min(99));
         flows + (u64::from(flows) * strangers / (100 - strangers)) as u32
+    }
+
+    /// How many of them are of flows.
+    fn flow_packets(&self) -> u32 {
+        let share = u64::from(100 - self.strangers_percent.min(99));
+        match self.order {
+            Order::Uniform => self.flows.max((u64::from(self.packets) * share / 100) as u32),
+            Order::Zipf(_) => self.flows.clamp(ZIPF_PACKETS.0, ZIPF_PACKETS.1),
+        }
     }
 
     /// The frame of a packet at this place of the sequence, as it arrives at a port with this address.
@@ -268,6 +282,9 @@ mod tests {
             [(0, Order::Uniform), (10, Order::Uniform), (90, Order::Uniform), (50, Order::Zipf(1.0))]
         {
             let traffic = Traffic { strangers_percent: percent, order, ..Traffic::default() };
+            let long = Traffic { packets: 40_000, ..traffic };
+            assert_eq!(long.sequence().len(), long.sequence_len() as usize, "{percent} {order:?}");
+            assert!(long.sequence_len() >= 40_000);
             let sequence = traffic.sequence();
             assert_eq!(sequence.len(), traffic.sequence_len() as usize, "{percent} {order:?}");
             let strangers = sequence.iter().filter(|sender| matches!(sender, Sender::Stranger(_))).count();

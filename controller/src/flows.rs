@@ -11,16 +11,22 @@
 //! - While hosts turn to a next plan one after the other, a flow may come out of a mangler's instance that only the next plan has
 //!   a way on for: a head elsewhere goes by it already, so every host has its rules, and the flow goes by it here too.
 
-use std::collections::hash_map::Entry;
+mod actions;
+
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use packet::{FlowKey, PathId, VportId};
+use packet::{FiveTuple, FlowKey, PathId, Vni, VportId};
 use shm::launch::{LcoreLaunch, RoleLaunch};
 use shm::rules::{ExactAction, ExactRule};
 
+use self::actions::Actions;
 use crate::compose::{Composition, Element, HostPart, InstancePath, Place};
 use crate::config::Config;
+
+/// Flows whose memory [`Sessions::fetch_memory`] has at most: some 100 MiB.
+const FETCHED_MAX: usize = 1 << 20;
 
 /// What one host's controller goes by.
 #[derive(Debug)]
@@ -51,10 +57,11 @@ pub enum Rejection {
     NoHead,
 }
 
-/// A flow that this controller has set up.
+/// A flow that this controller has set up: small, since there may be millions.
 #[derive(Debug, Clone, Copy)]
 struct Session {
-    action: ExactAction,
+    /// Its action's number.
+    action: u32,
     /// When, counted in [`Sessions::mark`]s.
     since: u64,
 }
@@ -66,13 +73,13 @@ pub struct Sessions {
     /// The next plan, whose rules are installed.
     next: Option<Arc<Plan>>,
     flows: HashMap<FlowKey, Session, ahash::RandomState>,
+    actions: Actions,
     turns: HashMap<(usize, Place), Turns, ahash::RandomState>,
     next_turns: HashMap<(usize, Place), Turns, ahash::RandomState>,
     /// Vports of this host's instances that are out of use.
     failed: HashSet<VportId>,
     /// Hosts and vports of other hosts' instances that are out of use.
     elsewhere: HashSet<(usize, VportId)>,
-    per_path: HashMap<PathId, u64, ahash::RandomState>,
     now: u64,
 }
 
@@ -107,12 +114,32 @@ impl Sessions {
             plan,
             next: None,
             flows: HashMap::with_capacity_and_hasher(room, ahash::RandomState::new()),
+            actions: Actions::default(),
             turns: HashMap::default(),
             next_turns: HashMap::default(),
             failed: HashSet::new(),
             elsewhere: HashSet::new(),
-            per_path: HashMap::default(),
             now: 0,
+        }
+    }
+
+    /// Has the memory of the table given by the system now, for some flows at least: for who can't wait for it later.
+    pub fn fetch_memory(&mut self) {
+        let key = |number| FlowKey {
+            vport: VportId(0),
+            vni: Vni::default(),
+            five_tuple: FiveTuple {
+                source: Ipv4Addr::from_bits(number).into(),
+                destination: Ipv4Addr::UNSPECIFIED.into(),
+                source_port: 0,
+                destination_port: 0,
+                protocol: 0,
+            },
+        };
+        if self.flows.is_empty() {
+            let count = self.flows.capacity().min(FETCHED_MAX) as u32;
+            self.flows.extend((0..count).map(|number| (key(number), Session { action: 0, since: 0 })));
+            self.flows.clear();
         }
     }
 
@@ -146,10 +173,10 @@ impl Sessions {
         self.prepare(None);
         let room = HashMap::with_capacity_and_hasher(self.flows.capacity(), ahash::RandomState::new());
         let flows = std::mem::replace(&mut self.flows, room);
-        self.per_path.clear();
+        let actions = std::mem::take(&mut self.actions);
         let before = flows.len();
         for (key, session) in flows {
-            let id = session.action.path;
+            let id = actions.of(session.action).path;
             let Some(path) = self.plan.composition.path(id) else { continue };
             // One that only this plan has was given to the flow by it, while it was the next one.
             let before = old.composition.path(id).unwrap_or(path);
@@ -165,10 +192,11 @@ impl Sessions {
 
     /// Decides about the first packet of a flow.
     pub fn handle_miss(&mut self, key: FlowKey) -> Result<ExactRule, Rejection> {
-        if let Some(session) = self.flows.get(&key)
-            && self.is_usable(session.action.path)
-        {
-            return Ok(ExactRule { key, action: session.action });
+        if let Some(session) = self.flows.get(&key) {
+            let action = *self.actions.of(session.action);
+            if self.is_usable(action.path) {
+                return Ok(ExactRule { key, action });
+            }
         }
         let plan = Arc::clone(&self.plan);
         let found = begin(&plan, &key);
@@ -196,19 +224,9 @@ impl Sessions {
     }
 
     fn record(&mut self, key: FlowKey, action: ExactAction) {
-        if let Some(old) = self.flows.insert(key, Session { action, since: self.now }) {
-            self.uncount(old.action.path);
-        }
-        *self.per_path.entry(action.path).or_default() += 1;
-    }
-
-    fn uncount(&mut self, path: PathId) {
-        if let Entry::Occupied(mut count) = self.per_path.entry(path) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                // Numbers of paths are not given again: what stays would stay for ever.
-                count.remove();
-            }
+        let session = Session { action: self.actions.take(&action), since: self.now };
+        if let Some(old) = self.flows.insert(key, session) {
+            self.actions.leave(old.action);
         }
     }
 
@@ -235,7 +253,7 @@ impl Sessions {
     /// The flow ended, or its rule could not be installed.
     pub fn forget(&mut self, key: &FlowKey) {
         if let Some(session) = self.flows.remove(key) {
-            self.uncount(session.action.path);
+            self.actions.leave(session.action);
         }
     }
 
@@ -287,7 +305,7 @@ impl Sessions {
     pub fn rules(&self) -> Vec<(usize, ExactRule)> {
         let part = self.plan.part();
         let rule = |(key, session): (&FlowKey, &Session)| {
-            Some((part.lcore(key.vport)?, ExactRule { key: *key, action: session.action }))
+            Some((part.lcore(key.vport)?, ExactRule { key: *key, action: *self.actions.of(session.action) }))
         };
         self.flows.iter().filter_map(rule).collect()
     }
@@ -317,7 +335,7 @@ impl Sessions {
 
     /// Flows per path; paths without are not there.
     pub fn per_path(&self) -> HashMap<PathId, u64> {
-        self.per_path.iter().map(|(&path, &flows)| (path, flows)).collect()
+        self.actions.per_path()
     }
 }
 

@@ -257,32 +257,30 @@ pub fn start(plan: Arc<Plan>, outlets: Outlets, seat: Seat) -> io::Result<Handle
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, commands) = crossbeam::channel::unbounded();
-    let steering = Steering {
-        sessions: Sessions::new(plan),
-        lanes: Vec::new(),
-        doorbell: None,
-        poll,
-        commands,
-        outlets,
-        seat,
-        epoch: 0,
-        stats: Stats::default(),
-        read_backs: Vec::new(),
-        next_read_back: 0,
-        awaited: BTreeSet::new(),
-        serving: None,
-        installing: None,
-        standby: Vec::new(),
-        failed: BTreeSet::new(),
-        avoided: Vec::new(),
-        held: Vec::new(),
-        taps: Taps::default(),
-        misses: Vec::new(),
-        news: Vec::new(),
-        answers: Vec::new(),
-    };
+    let steering = Steering::new(plan, outlets, seat, poll, commands);
     let thread = std::thread::Builder::new().name("flows".into()).spawn(move || steering.run())?;
     Ok(Handle { commands: sender, waker, thread: Some(thread) })
+}
+
+/// The same work without the thread: each turn is asked for. For who counts what a turn costs.
+pub struct ByHand(Steering);
+
+impl ByHand {
+    /// Nothing attached yet.
+    pub fn new(plan: Arc<Plan>, outlets: Outlets) -> io::Result<Self> {
+        let (_, commands) = crossbeam::channel::unbounded();
+        Ok(Self(Steering::new(plan, outlets, Seat::default(), Poll::new()?, commands)))
+    }
+
+    /// Does what is said.
+    pub fn obey(&mut self, command: Command) {
+        self.0.obey(command);
+    }
+
+    /// One look at every lcore: how many events and captures there were.
+    pub fn turn(&mut self) -> Result<usize, RingError> {
+        self.0.turn()
+    }
 }
 
 /// What to do after an attach, once the awaited tag rules are in force: send these flows' rules, then answer misses.
@@ -333,8 +331,38 @@ const MAX_HELD: usize = 65_536;
 const BACKLOG_WAIT: Duration = Duration::from_millis(1);
 
 impl Steering {
+    fn new(plan: Arc<Plan>, outlets: Outlets, seat: Seat, poll: Poll, commands: Receiver<Command>) -> Self {
+        Self {
+            sessions: Sessions::new(plan),
+            lanes: Vec::new(),
+            doorbell: None,
+            poll,
+            commands,
+            outlets,
+            seat,
+            epoch: 0,
+            stats: Stats::default(),
+            read_backs: Vec::new(),
+            next_read_back: 0,
+            awaited: BTreeSet::new(),
+            serving: None,
+            installing: None,
+            standby: Vec::new(),
+            failed: BTreeSet::new(),
+            avoided: Vec::new(),
+            held: Vec::new(),
+            taps: Taps::default(),
+            misses: Vec::new(),
+            news: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
     fn run(mut self) {
         self.seat.take();
+        if self.seat.spin {
+            self.sessions.fetch_memory();
+        }
         let mut events = Events::with_capacity(8);
         loop {
             let mut worked = false;

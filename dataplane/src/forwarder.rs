@@ -140,7 +140,8 @@ impl Forwarder {
     }
 
     fn miss(&mut self, mbuf: Mbuf, found: Headers, key: FlowKey) {
-        if self.deadlines.len() == self.deadlines.capacity() {
+        // Before the flow is made: under a flood of new flows this is what most packets come to.
+        if self.parking.is_full() || self.deadlines.len() == self.deadlines.capacity() {
             return self.end(mbuf, DropReason::ParkingFull);
         }
         let Some(flow) = self.exact.add(key, FlowState::Pending, self.now_ns) else {

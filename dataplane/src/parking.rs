@@ -63,6 +63,11 @@ impl<T> Parking<T> {
         self.len() == 0
     }
 
+    /// True if no more packets can be parked, of whichever flow.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
     /// Parks a packet behind the flow's others, or gives it back when a bound is reached.
     pub fn park(&mut self, flow: &mut ParkedFlow, packet: T) -> Result<(), T> {
         let count = flow.last().map_or(0, |last| self.slots[last as usize].count);
@@ -123,6 +128,7 @@ mod tests {
                 let total: usize = model.iter().map(VecDeque::len).sum();
                 if park {
                     let fits = total < 16 && model[flow].len() < 8;
+                    prop_assert_eq!(parking.is_full(), total == 16);
                     prop_assert_eq!(parking.park(&mut flows[flow], number).is_ok(), fits);
                     if fits { model[flow].push_back(number); }
                 } else {

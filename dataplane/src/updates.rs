@@ -1,11 +1,10 @@
 //! A lcore's side of the rings: updates in, events out; and of its mailbox, where the control thread leaves what is new.
 //!
 //! Updates are gathered between bursts, at most [`PER_POLL`] a poll, and come into force together at their commit; what a
-//! dead controller left half sent is forgotten. Nothing that arrives is trusted: a message that can't be read, or a batch
+//! dead controller left half sent is forgotten. What the flows of a burst of updates need from memory is fetched at the same time. Nothing that arrives is trusted: a message that can't be read, or a batch
 //! that would not fit, refuses the whole batch and says so.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +15,7 @@ use packet::{FlowKey, VportId};
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
+use shm::message::DecodeError;
 use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
@@ -105,6 +105,8 @@ pub struct ControllerPort {
     rings: Option<Rings>,
     staged: Vec<Update>,
     refusal: Option<Refusal>,
+    /// The last epoch that has come into force and was not told.
+    committed: Option<Epoch>,
     said: bool,
     owed: VecDeque<Event>,
     owes_announcements: bool,
@@ -135,6 +137,7 @@ impl ControllerPort {
             rings: None,
             staged: Vec::with_capacity(BATCH),
             refusal: None,
+            committed: None,
             said: false,
             owed: VecDeque::with_capacity(OWED),
             owes_announcements: false,
@@ -179,14 +182,18 @@ impl ControllerPort {
             self.owed.push_back(event);
         }
         self.pay();
-        if let Some(rings) = &mut self.rings {
-            rings.events.publish();
+    }
+
+    /// Tells which epochs have come into force, by the last one.
+    fn tell_committed(&mut self) {
+        if let Some(epoch) = self.committed.take() {
+            self.owe(Event::Committed(epoch));
         }
     }
 
-    /// True if there is room for the answer to one more commit, and for an NF's failure or a read-back's end after it.
+    /// True if there is room for the answers to a burst of commits, and for an NF's failure or a read-back's end after them.
     fn may_owe(&self) -> bool {
-        self.owed.len() + 2 < OWED
+        self.owed.len() + BURST + 2 < OWED
     }
 
     fn pay(&mut self) {
@@ -238,43 +245,28 @@ impl ControllerPort {
         self.rings.as_mut().is_some_and(|rings| rings.events.has_room(OWED + 1))
     }
 
-    /// Gathers updates up to a commit. Returns the commit's epoch when one is complete.
-    fn gather(&mut self, budget: &mut usize, topology: &Topology, account: &mut Account) -> Option<Gathered> {
-        let Self { rings, staged, refusal, read_back, .. } = self;
-        let mut gathered = None;
-        let taken = rings.as_mut()?.updates.pop_until(*budget, |update| {
-            match update {
-                Ok(Update::Commit(epoch)) => gathered = Some(Gathered::Commit(epoch)),
-                Ok(Update::StartCapture { vport, snap }) => gathered = Some(Gathered::Capture(vport, Some(snap))),
-                Ok(Update::StopCapture(vport)) => gathered = Some(Gathered::Capture(vport, None)),
-                Ok(Update::ReadBack(number)) => {
-                    *read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
-                }
-                Ok(update) if staged.len() < BATCH => {
-                    if !names_known_vports(&update, topology) {
-                        *refusal = Some(Refusal::NoSuchVport);
-                    }
-                    staged.push(update);
-                }
-                Ok(_) => *refusal = Some(Refusal::BatchTooLarge),
-                Err(_) => {
-                    account.counters.malformed_updates.add(1);
-                    *refusal = Some(Refusal::Malformed);
-                }
-            }
-            if gathered.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        match taken {
-            Ok(count) => *budget -= count,
-            Err(_) => self.rings = None,
+    /// Takes up to a burst of updates.
+    fn take_updates(&mut self, budget: usize) -> ArrayVec<Result<Update, DecodeError>, BURST> {
+        let mut taken = ArrayVec::new();
+        if let Some(rings) = &mut self.rings
+            && rings.updates.pop_batch(budget.min(BURST), |update| taken.push(update)).is_err()
+        {
+            self.rings = None;
         }
-        gathered
+        taken
     }
-}
 
-enum Gathered {
-    Commit(Epoch),
-    Capture(VportId, Option<u16>),
+    /// Puts an update with those that come into force at the next commit.
+    fn stage(&mut self, update: Update, topology: &Topology) {
+        if self.staged.len() == BATCH {
+            self.refusal = Some(Refusal::BatchTooLarge);
+            return;
+        }
+        if !names_known_vports(&update, topology) {
+            self.refusal = Some(Refusal::NoSuchVport);
+        }
+        self.staged.push(update);
+    }
 }
 
 fn names_known_vports(update: &Update, topology: &Topology) -> bool {
@@ -301,17 +293,35 @@ impl Forwarder {
         }
         self.controller.pay();
         let mut budget = PER_POLL;
-        while self.controller.may_owe()
-            && let Some(gathered) = self.controller.gather(&mut budget, &self.topology, &mut self.account)
-        {
-            match gathered {
-                Gathered::Commit(epoch) => self.commit(epoch),
-                Gathered::Capture(vport, snap) => self.account.capture(vport, snap),
+        while budget > 0 && self.controller.may_owe() {
+            let taken = self.controller.take_updates(budget);
+            if taken.is_empty() {
+                break;
             }
+            budget -= taken.len();
+            self.fetch(taken.iter().flatten());
+            taken.into_iter().for_each(|update| self.take_in(update));
         }
+        self.controller.tell_committed();
         self.continue_read_back();
         self.sweep();
         budget < PER_POLL
+    }
+
+    fn take_in(&mut self, update: Result<Update, DecodeError>) {
+        match update {
+            Ok(Update::Commit(epoch)) => self.commit(epoch),
+            Ok(Update::ReadBack(number)) => {
+                self.controller.read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
+            }
+            Ok(Update::StartCapture { vport, snap }) => self.account.capture(vport, Some(snap)),
+            Ok(Update::StopCapture(vport)) => self.account.capture(vport, None),
+            Ok(update) => self.controller.stage(update, &self.topology),
+            Err(_) => {
+                self.account.counters.malformed_updates.add(1);
+                self.controller.refusal = Some(Refusal::Malformed);
+            }
+        }
     }
 
     /// From here on packets go by this topology. What went by the one before has been handed over: each poll ends with that.
@@ -347,6 +357,7 @@ impl Forwarder {
         self.controller.rings = Some(Rings { updates, events, doorbell });
         self.controller.staged.clear();
         self.controller.refusal = None;
+        self.controller.committed = None;
         self.controller.owed.clear();
         self.controller.read_back = None;
         if let Some(vport) = self.controller.failed {
@@ -360,11 +371,15 @@ impl Forwarder {
         if let Some(reason) = refusal {
             self.controller.staged.clear();
             self.account.counters.refused_batches.add(1);
+            self.controller.tell_committed();
             return self.controller.owe(Event::Refused { epoch, reason });
         }
         let mut staged = std::mem::take(&mut self.controller.staged);
+        let is_long = staged.len() > BURST; // what was fetched when it was taken may not be at hand any more
         for burst in staged.chunks(BURST) {
-            self.fetch(burst);
+            if is_long {
+                self.fetch(burst);
+            }
             burst.iter().for_each(|update| self.apply(update));
         }
         staged.clear();
@@ -372,7 +387,7 @@ impl Forwarder {
         self.account.counters.update_batches.add(1);
         self.account.counters.tag_rules.set(self.tags.len() as u64);
         self.account.counters.epoch.set(epoch.0);
-        self.controller.owe(Event::Committed(epoch));
+        self.controller.committed = Some(epoch);
     }
 
     fn lacks_room(&self) -> Option<Refusal> {
@@ -404,7 +419,7 @@ impl Forwarder {
     }
 
     /// Brings what the updates of flows will change into the cache, all of it at the same time.
-    fn fetch(&self, burst: &[Update]) {
+    fn fetch<'a>(&self, burst: impl IntoIterator<Item = &'a Update>) {
         let mut keys = ArrayVec::<FlowKey, BURST>::new();
         for update in burst {
             match update {
@@ -421,16 +436,17 @@ impl Forwarder {
 
     fn apply(&mut self, update: &Update) {
         match *update {
-            Update::InsertExact(rule) => {
-                let flow = self.exact.find(&rule.key);
-                let flow = flow.or_else(|| self.exact.add(rule.key, FlowState::Pending, self.now_ns));
+            Update::InsertExact(ExactRule { key, action }) => {
+                let Some(flow) = self.exact.find(&key) else {
+                    let added = self.exact.add(key, FlowState::Active(action), self.now_ns);
+                    debug_assert!(added.is_some(), "room was checked for the whole batch");
+                    return;
+                };
                 let learned = |entry: FlowMut<'_>| entry.learned && entry.is_active();
                 // A rule that was learned while the controller was being asked stays: the flow has its way already.
-                if let Some(flow) = flow
-                    && !self.exact.get_mut(flow).is_some_and(learned)
-                {
-                    self.audit_head(flow, rule.action.path);
-                    self.activate(flow, rule.action, false);
+                if !self.exact.get_mut(flow).is_some_and(learned) {
+                    self.audit_head(flow, action.path);
+                    self.activate(flow, action, false);
                 }
             }
             Update::RemoveExact(key) => {

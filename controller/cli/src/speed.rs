@@ -303,7 +303,7 @@ fn measure_goals(options: &CommonOptions) -> Result<(), Failure> {
 fn packets(options: &PacketsOptions) -> Result<(), Failure> {
     let order = options.zipf.map_or(Order::Uniform, Order::Zipf);
     let traffic =
-        traffic::Traffic { flows: options.flows, order, size: options.size, strangers_percent: 0, seed: options.seed };
+        traffic::Traffic { flows: options.flows, order, size: options.size, seed: options.seed, ..Default::default() };
     cases::check(&traffic).map_err(|error| Failure::Usage(error.to_string()))?;
     let said = |path: &Path, error: io::Error| Failure::Other(format!("{}: can't be written: {error}", path.display()));
     traffic.write(&options.write, traffic::LEFT_MAC).map_err(|error| said(&options.write, error))?;

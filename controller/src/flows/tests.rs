@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use packet::{FiveTuple, Vni, protocol};
+use packet::protocol;
 
 use crate::compose::{State, compose};
 use crate::config;
@@ -277,4 +277,23 @@ fn another_instance_on_a_failed_ones_vport_is_used() {
             .replace("edge/1: 3", "edge/9: 3"),
     ));
     assert_eq!(sessions.failed(), []);
+}
+
+/// Breaks if an action that no flow has any more is counted, or one that a flow has is taken for another.
+#[test]
+fn flows_of_one_path_share_an_action_and_the_last_one_takes_it_along() {
+    let plan = plan(FILE);
+    let mut sessions = Sessions::new(Arc::clone(&plan));
+    sessions.fetch_memory();
+    assert!(sessions.is_empty());
+    let keys: Vec<FlowKey> = (0..40).map(|port| key(&plan, "t/clients", port, 80)).collect();
+    let rules: Vec<ExactRule> = keys.iter().map(|key| sessions.handle_miss(*key).unwrap()).collect();
+    for rule in &rules {
+        assert_eq!(sessions.handle_miss(rule.key), Ok(*rule), "each keeps its own");
+    }
+    assert_eq!(sessions.per_path().values().sum::<u64>(), 40);
+    keys.iter().for_each(|key| sessions.forget(key));
+    assert!(sessions.per_path().is_empty());
+    let again = sessions.handle_miss(keys[0]).unwrap();
+    assert_eq!(sessions.per_path(), HashMap::from([(again.action.path, 1)]));
 }

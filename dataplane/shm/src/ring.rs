@@ -31,7 +31,7 @@
 //! Source: the classic Lamport queue with cached indices; C++20 [atomics.order].
 
 use std::marker::PhantomData;
-use std::ops::{ControlFlow, Deref};
+use std::ops::Deref;
 
 use crate::atomic::{AtomicU64, Ordering};
 use crate::message::{DecodeError, Message, SLOT_WORDS, Slot};
@@ -315,31 +315,14 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
     /// Receives up to `max` messages in order, gives their slots back at once, and returns how many there were. A malformed
     /// one is given as its error in its place.
     pub fn pop_batch(&mut self, max: usize, mut take: impl FnMut(Result<T, DecodeError>)) -> Result<usize, RingError> {
-        self.pop_until(max, |message| {
-            take(message);
-            ControlFlow::Continue(())
-        })
-    }
-
-    /// The same, but ends behind the first message at which `take` breaks.
-    pub fn pop_until(
-        &mut self,
-        max: usize,
-        mut take: impl FnMut(Result<T, DecodeError>) -> ControlFlow<()>,
-    ) -> Result<usize, RingError> {
         let count = self.side.filled(max as u64)?.min(max as u64);
-        let mut taken = 0;
-        while taken < count {
-            let message = load(self.side.slot(taken));
-            taken += 1;
-            if take(message).is_break() {
-                break;
-            }
+        for ahead in 0..count {
+            take(load(self.side.slot(ahead)));
         }
-        if taken > 0 {
-            self.side.release(taken);
+        if count > 0 {
+            self.side.release(count);
         }
-        Ok(taken as usize)
+        Ok(count as usize)
     }
 
     /// How many messages wait now; 0 on a dead ring.

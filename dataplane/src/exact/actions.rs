@@ -15,6 +15,8 @@ use shm::rules::ExactAction;
 pub struct Actions {
     followed: Vec<Followed>,
     free: Vec<u32>,
+    /// The one that a flow followed last: those that come together often follow one.
+    latest: u32,
     index: HashTable<u32>,
     hasher: RandomState,
     /// Actions that there were so far.
@@ -44,6 +46,7 @@ impl Actions {
         Self {
             followed: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
+            latest: 0,
             index: HashTable::with_capacity(capacity * 2), // twice, so that removals never make it grow
             hasher: RandomState::new(),
             made: 0,
@@ -52,10 +55,18 @@ impl Actions {
 
     /// The number of an action that one flow more follows.
     pub fn follow(&mut self, action: &ExactAction) -> u32 {
-        let Self { followed, free, index, hasher, made } = self;
+        let Self { followed, free, latest, index, hasher, made } = self;
+        if let Some(known) = followed.get_mut(*latest as usize)
+            && known.flows > 0
+            && known.action == *action
+        {
+            known.flows += 1;
+            return *latest;
+        }
         let hash = hasher.hash_one(action);
         if let Some(&number) = index.find(hash, |&number| followed[number as usize].action == *action) {
             followed[number as usize].flows += 1;
+            *latest = number;
             return number;
         }
         *made += 1;
@@ -68,6 +79,7 @@ impl Actions {
             followed.len() as u32 - 1
         };
         index.insert_unique(hash, number, |&other| hasher.hash_one(followed[other as usize].action));
+        *latest = number;
         number
     }
 

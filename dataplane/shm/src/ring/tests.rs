@@ -39,7 +39,6 @@ enum Step {
     Publish,
     Pop,
     PopBatch(usize),
-    PopUntil(usize),
     Look,
 }
 
@@ -51,7 +50,6 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Publish),
         Just(Step::Pop),
         (0_usize..12).prop_map(Step::PopBatch),
-        (0_usize..12).prop_map(Step::PopUntil),
         Just(Step::Look),
     ]
 }
@@ -91,15 +89,6 @@ proptest! {
                     oracle.extend(staged.drain(..));
                 }
                 Step::Pop => prop_assert_eq!(consumer.pop(), Ok(oracle.pop_front())),
-                Step::PopUntil(last) => {
-                    let mut got = Vec::new();
-                    let count = consumer.pop_until(CAPACITY, |message| {
-                        got.push(message.unwrap());
-                        if got.len() > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                    });
-                    prop_assert_eq!(count, Ok(oracle.len().min(last + 1)));
-                    prop_assert_eq!(got, oracle.drain(..oracle.len().min(last + 1)).collect::<Vec<_>>());
-                }
                 Step::PopBatch(max) => {
                     let mut got = Vec::new();
                     let count = consumer.pop_batch(max, |message| got.push(message.unwrap()));
