@@ -15,7 +15,6 @@ use packet::{FlowKey, VportId};
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
-use shm::message::DecodeError;
 use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
@@ -103,7 +102,8 @@ pub struct Slot {
 pub struct ControllerPort {
     mailbox: Arc<Mailbox>,
     rings: Option<Rings>,
-    staged: Vec<Update>,
+    /// What was taken since the last commit; none where a message made no sense.
+    staged: Vec<Option<Update>>,
     refusal: Option<Refusal>,
     /// The last epoch that has come into force and was not told.
     committed: Option<Epoch>,
@@ -135,7 +135,7 @@ impl ControllerPort {
         Self {
             mailbox,
             rings: None,
-            staged: Vec::with_capacity(BATCH),
+            staged: Vec::with_capacity(BATCH + BURST),
             refusal: None,
             committed: None,
             said: false,
@@ -245,27 +245,14 @@ impl ControllerPort {
         self.rings.as_mut().is_some_and(|rings| rings.events.has_room(OWED + 1))
     }
 
-    /// Takes up to a burst of updates.
-    fn take_updates(&mut self, budget: usize) -> ArrayVec<Result<Update, DecodeError>, BURST> {
-        let mut taken = ArrayVec::new();
-        if let Some(rings) = &mut self.rings
-            && rings.updates.pop_batch(budget.min(BURST), |update| taken.push(update)).is_err()
-        {
+    /// Takes up to a burst of updates; how many.
+    fn take_updates(&mut self, budget: usize) -> usize {
+        let Self { rings: Some(rings), staged, .. } = self else { return 0 };
+        let taken = rings.updates.pop_batch(budget.min(BURST), |update| staged.push(update.ok()));
+        if taken.is_err() {
             self.rings = None;
         }
-        taken
-    }
-
-    /// Puts an update with those that come into force at the next commit.
-    fn stage(&mut self, update: Update, topology: &Topology) {
-        if self.staged.len() == BATCH {
-            self.refusal = Some(Refusal::BatchTooLarge);
-            return;
-        }
-        if !names_known_vports(&update, topology) {
-            self.refusal = Some(Refusal::NoSuchVport);
-        }
-        self.staged.push(update);
+        taken.unwrap_or(0)
     }
 }
 
@@ -295,12 +282,11 @@ impl Forwarder {
         let mut budget = PER_POLL;
         while budget > 0 && self.controller.may_owe() {
             let taken = self.controller.take_updates(budget);
-            if taken.is_empty() {
+            if taken == 0 {
                 break;
             }
-            budget -= taken.len();
-            self.fetch(taken.iter().flatten());
-            taken.into_iter().for_each(|update| self.take_in(update));
+            budget -= taken;
+            self.take_in(taken);
         }
         self.controller.tell_committed();
         self.continue_read_back();
@@ -308,20 +294,45 @@ impl Forwarder {
         budget < PER_POLL
     }
 
-    fn take_in(&mut self, update: Result<Update, DecodeError>) {
-        match update {
-            Ok(Update::Commit(epoch)) => self.commit(epoch),
-            Ok(Update::ReadBack(number)) => {
-                self.controller.read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
-            }
-            Ok(Update::StartCapture { vport, snap }) => self.account.capture(vport, Some(snap)),
-            Ok(Update::StopCapture(vport)) => self.account.capture(vport, None),
-            Ok(update) => self.controller.stage(update, &self.topology),
-            Err(_) => {
-                self.account.counters.malformed_updates.add(1);
-                self.controller.refusal = Some(Refusal::Malformed);
+    /// Goes through the updates that were taken last, and puts each batch in force that ends among them.
+    fn take_in(&mut self, taken: usize) {
+        let mut staged = std::mem::take(&mut self.controller.staged);
+        let (mut begin, new) = (0, staged.len() - taken);
+        self.fetch(&staged[new..]);
+        for at in new..staged.len() {
+            match &staged[at] {
+                Some(Update::Commit(epoch)) => {
+                    self.commit(*epoch, &staged[begin..at]);
+                    begin = at + 1;
+                }
+                Some(update) if self.obey(update) => begin += usize::from(begin == at), // it is of no batch
+                Some(update) if names_known_vports(update, &self.topology) => {}
+                Some(_) => self.controller.refusal = Some(Refusal::NoSuchVport),
+                None => {
+                    self.account.counters.malformed_updates.add(1);
+                    self.controller.refusal = Some(Refusal::Malformed);
+                }
             }
         }
+        staged.drain(..begin);
+        if staged.len() > BATCH {
+            self.controller.refusal = Some(Refusal::BatchTooLarge);
+            staged.truncate(BATCH);
+        }
+        self.controller.staged = staged;
+    }
+
+    /// Does what is not a rule; false for a rule, which waits for its commit.
+    fn obey(&mut self, update: &Update) -> bool {
+        match *update {
+            Update::ReadBack(number) => {
+                self.controller.read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
+            }
+            Update::StartCapture { vport, snap } => self.account.capture(vport, Some(snap)),
+            Update::StopCapture(vport) => self.account.capture(vport, None),
+            _ => return false,
+        }
+        true
     }
 
     /// From here on packets go by this topology. What went by the one before has been handed over: each poll ends with that.
@@ -366,62 +377,59 @@ impl Forwarder {
         self.announce_again();
     }
 
-    fn commit(&mut self, epoch: Epoch) {
-        let refusal = self.controller.refusal.take().or_else(|| self.lacks_room());
+    fn commit(&mut self, epoch: Epoch, batch: &[Option<Update>]) {
+        let too_large = (batch.len() > BATCH).then_some(Refusal::BatchTooLarge);
+        let refusal = self.controller.refusal.take().or(too_large).or_else(|| self.lacks_room(batch));
         if let Some(reason) = refusal {
-            self.controller.staged.clear();
             self.account.counters.refused_batches.add(1);
             self.controller.tell_committed();
             return self.controller.owe(Event::Refused { epoch, reason });
         }
-        let mut staged = std::mem::take(&mut self.controller.staged);
-        let is_long = staged.len() > BURST; // what was fetched when it was taken may not be at hand any more
-        for burst in staged.chunks(BURST) {
+        let is_long = batch.len() > BURST; // what was fetched when it was taken may not be at hand any more
+        for burst in batch.chunks(BURST) {
             if is_long {
                 self.fetch(burst);
             }
-            burst.iter().for_each(|update| self.apply(update));
+            burst.iter().flatten().for_each(|update| self.apply(update));
         }
-        staged.clear();
-        self.controller.staged = staged;
         self.account.counters.update_batches.add(1);
         self.account.counters.tag_rules.set(self.tags.len() as u64);
         self.account.counters.epoch.set(epoch.0);
         self.controller.committed = Some(epoch);
     }
 
-    fn lacks_room(&self) -> Option<Refusal> {
+    fn lacks_room(&self, batch: &[Option<Update>]) -> Option<Refusal> {
         let (mut exact, mut tags) = (0, 0);
-        for update in &self.controller.staged {
+        for update in batch.iter().flatten() {
             exact += usize::from(matches!(update, Update::InsertExact(_)));
             tags += usize::from(matches!(update, Update::InsertTag(_)));
         }
         // Rules that replace others need no room; which those are is looked up only where it matters.
-        if exact > self.exact.room() && self.new_flows() > self.exact.room() {
+        if exact > self.exact.room() && self.new_flows(batch) > self.exact.room() {
             Some(Refusal::ExactTableFull)
-        } else if tags > self.tags.room() && self.new_hops() > self.tags.room() {
+        } else if tags > self.tags.room() && self.new_hops(batch) > self.tags.room() {
             Some(Refusal::TagTableFull)
         } else {
             None
         }
     }
 
-    fn new_flows(&self) -> usize {
+    fn new_flows(&self, batch: &[Option<Update>]) -> usize {
         let is_new =
             |update: &&Update| matches!(update, Update::InsertExact(rule) if self.exact.find(&rule.key).is_none());
-        self.controller.staged.iter().filter(is_new).count()
+        batch.iter().flatten().filter(is_new).count()
     }
 
-    fn new_hops(&self) -> usize {
+    fn new_hops(&self, batch: &[Option<Update>]) -> usize {
         let is_new =
             |update: &&Update| matches!(update, Update::InsertTag(rule) if self.tags.find(&rule.key).is_none());
-        self.controller.staged.iter().filter(is_new).count()
+        batch.iter().flatten().filter(is_new).count()
     }
 
     /// Brings what the updates of flows will change into the cache, all of it at the same time.
-    fn fetch<'a>(&self, burst: impl IntoIterator<Item = &'a Update>) {
+    fn fetch(&self, burst: &[Option<Update>]) {
         let mut keys = ArrayVec::<FlowKey, BURST>::new();
-        for update in burst {
+        for update in burst.iter().flatten() {
             match update {
                 Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key) => {
                     let _ = keys.try_push(*key); // a burst has room for a burst
