@@ -4,20 +4,22 @@
 //! dead controller left half sent is forgotten. What the flows of a burst of updates need from memory is fetched at the same time. Nothing that arrives is trusted: a message that can't be read, or a batch
 //! that would not fit, refuses the whole batch and says so.
 
+mod fetched;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use dpdk::BURST;
-use packet::{FlowKey, VportId};
+use packet::VportId;
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
 use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
+use self::fetched::Fetched;
 use crate::account::Account;
 use crate::exact::{FlowMut, FlowRef, FlowState};
 use crate::forwarder::Forwarder;
@@ -298,11 +300,14 @@ impl Forwarder {
     fn take_in(&mut self, taken: usize) {
         let mut staged = std::mem::take(&mut self.controller.staged);
         let (mut begin, new) = (0, staged.len() - taken);
-        self.fetch(&staged[new..]);
+        let mut fetched = Fetched::nothing();
+        if staged[new..].iter().any(|update| matches!(update, Some(Update::Commit(_)))) {
+            fetched = Fetched::new(&self.exact, new, &staged[new..]);
+        }
         for at in new..staged.len() {
             match &staged[at] {
                 Some(Update::Commit(epoch)) => {
-                    self.commit(*epoch, &staged[begin..at]);
+                    self.commit(*epoch, (begin, &staged[begin..at]), &mut fetched);
                     begin = at + 1;
                 }
                 Some(update) if self.obey(update) => begin += usize::from(begin == at), // it is of no batch
@@ -377,7 +382,8 @@ impl Forwarder {
         self.announce_again();
     }
 
-    fn commit(&mut self, epoch: Epoch, batch: &[Option<Update>]) {
+    /// Puts a batch in force, the first update of which has this place.
+    fn commit(&mut self, epoch: Epoch, (first, batch): (usize, &[Option<Update>]), fetched: &mut Fetched) {
         let too_large = (batch.len() > BATCH).then_some(Refusal::BatchTooLarge);
         let refusal = self.controller.refusal.take().or(too_large).or_else(|| self.lacks_room(batch));
         if let Some(reason) = refusal {
@@ -385,12 +391,16 @@ impl Forwarder {
             self.controller.tell_committed();
             return self.controller.owe(Event::Refused { epoch, reason });
         }
-        let is_long = batch.len() > BURST; // what was fetched when it was taken may not be at hand any more
-        for burst in batch.chunks(BURST) {
-            if is_long {
-                self.fetch(burst);
+        for (at, burst) in batch.chunks(BURST).enumerate() {
+            let first = first + at * BURST;
+            if !fetched.has(first) {
+                *fetched = Fetched::new(&self.exact, first, burst); // it was taken before its commit
             }
-            burst.iter().flatten().for_each(|update| self.apply(update));
+            for (at, update) in burst.iter().enumerate() {
+                if let Some(update) = update {
+                    self.apply(update, first + at, fetched);
+                }
+            }
         }
         self.account.counters.update_batches.add(1);
         self.account.counters.tag_rules.set(self.tags.len() as u64);
@@ -426,26 +436,11 @@ impl Forwarder {
         batch.iter().flatten().filter(is_new).count()
     }
 
-    /// Brings what the updates of flows will change into the cache, all of it at the same time.
-    fn fetch(&self, burst: &[Option<Update>]) {
-        let mut keys = ArrayVec::<FlowKey, BURST>::new();
-        for update in burst.iter().flatten() {
-            match update {
-                Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key) => {
-                    let _ = keys.try_push(*key); // a burst has room for a burst
-                }
-                _ => {}
-            }
-        }
-        if keys.len() > 1 {
-            self.exact.find_burst(&keys, &mut [None; BURST][..keys.len()]);
-        }
-    }
-
-    fn apply(&mut self, update: &Update) {
+    fn apply(&mut self, update: &Update, place: usize, fetched: &mut Fetched) {
         match *update {
             Update::InsertExact(ExactRule { key, action }) => {
-                let Some(flow) = self.exact.find(&key) else {
+                let Some(flow) = fetched.flow(&self.exact, place, &key) else {
+                    fetched.note(&key);
                     let added = self.exact.add(key, FlowState::Active(action), self.now_ns);
                     debug_assert!(added.is_some(), "room was checked for the whole batch");
                     return;
@@ -458,7 +453,7 @@ impl Forwarder {
                 }
             }
             Update::RemoveExact(key) => {
-                if let Some(flow) = self.exact.find(&key) {
+                if let Some(flow) = fetched.flow(&self.exact, place, &key) {
                     self.forget(flow, packet::DropReason::NoChain);
                 }
             }
