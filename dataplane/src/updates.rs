@@ -1,8 +1,11 @@
 //! A lcore's side of the rings: updates in, events out; and of its mailbox, where the control thread leaves what is new.
 //!
 //! Updates are gathered between bursts, at most [`PER_POLL`] a poll, and come into force together at their commit; what a
-//! dead controller left half sent is forgotten. What the flows of a burst of updates need from memory is fetched at the same time. Nothing that arrives is trusted: a message that can't be read, or a batch
+//! dead controller left half sent is forgotten. Nothing that arrives is trusted: a message that can't be read, or a batch
 //! that would not fit, refuses the whole batch and says so.
+//!
+//! A burst of updates costs one look at the ring and its flows' cache misses at the same time ([`fetched`]); of the commits of one
+//! poll the last one is told, and what is said changes hands when it is some, or at the end of the poll.
 
 mod fetched;
 
