@@ -204,7 +204,7 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// The goals as bars: how much of its bound each value takes, less being better. One line at 1, where a goal is just met.
+/// The goals as bars: how much of its bound each value takes, less being better. A goal is met up to the line.
 pub fn svg(report: &GoalsReport) -> Result<String, PlotError> {
     if report.goals.is_empty() {
         return Err(PlotError::Empty);
@@ -228,7 +228,11 @@ fn draw<'a>(text: &'a mut String, goals: &[Goal]) -> Drawn<'a> {
     let height = TOP + ROW * goals.len() as i32 + 20;
     let root = SVGBackend::with_string(text, (1_100, height as u32)).into_drawing_area();
     root.fill(&WHITE)?;
-    root.draw_text("Goals: value against bound, 1 is just met", &(FONT, 21).into_font().color(&INK), (24, 16))?;
+    root.draw_text(
+        "Goals: each value against its bound, the line; shorter is better",
+        &(FONT, 21).into_font().color(&INK),
+        (24, 16),
+    )?;
     let label = (FONT, 13).into_font().color(&INK);
     for (at, goal) in goals.iter().enumerate() {
         let y = TOP + ROW * at as i32;
@@ -242,7 +246,7 @@ fn draw<'a>(text: &'a mut String, goals: &[Goal]) -> Drawn<'a> {
         root.draw(&Rectangle::new([(LEFT, y), (LEFT + length.max(1), y + ROW - 8)], colour.filled()))?;
         root.draw_text(&goal.what, &label, (24, y))?;
         let value = format!("{} {}", short(goal.value), goal.unit);
-        root.draw_text(&value, &label, (LEFT + length + 8, y))?;
+        root.draw_text(&value, &label, (LEFT + length.max(UNIT as i32) + 8, y))?;
     }
     let line = LEFT + UNIT as i32;
     root.draw(&PathElement::new([(line, TOP - 10), (line, height - 12)], FAINT.stroke_width(2)))?;
