@@ -27,15 +27,14 @@ impl Fetched {
     pub fn new(table: &ExactTable, from: usize, burst: &[Option<Update>]) -> Self {
         let (mut keys, mut places) = (ArrayVec::<FlowKey, BURST>::new(), ArrayVec::<u8, BURST>::new());
         for (place, update) in burst.iter().enumerate().take(BURST) {
-            match update {
-                Some(
-                    Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key),
-                ) => {
-                    keys.push(*key);
-                    places.push(place as u8);
-                }
-                _ => {}
-            }
+            let Some(update) = update else { continue };
+            let (Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key)) =
+                update
+            else {
+                continue;
+            };
+            keys.push(*key);
+            places.push(place as u8);
         }
         let (mut together, mut found) = ([None; BURST], [None; BURST]);
         table.find_burst(&keys, &mut together[..keys.len()]);
