@@ -404,6 +404,7 @@ fn controller_options(file: &FilePath, directory: &FilePath) -> ControllerOption
         key_file: None,
         run_dir: Some(directory.to_owned()),
         dataplane: None,
+        sysfs: "/sys".into(),
         replace: false,
         keep_dataplane: false,
         spin: false, // `cpus.controller` says it where there is a CPU for it

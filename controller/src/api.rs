@@ -13,6 +13,8 @@
 //!
 //! Errors: a request that can't be served is answered by [`Response::Failed`]; the connection stays open.
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::operations::Operation;
 pub use crate::distribution::Phase;
+pub use places::{InstanceRow, InstanceState, InventoryRow, NamedCount, OccupiedLcore, PlacementChange, PlacementRow};
 
 /// The API socket's name in the run directory.
 pub const SOCKET_NAME: &str = "api.sock";
@@ -59,6 +62,8 @@ pub enum Request {
     Hosts,
     /// This host's lcores.
     Lcores,
+    /// The machines of all hosts.
+    Inventory,
     /// Every NF instance; counters of those on this host.
     Instances,
     /// Every chain.
@@ -82,6 +87,9 @@ pub enum Request {
         yaml: String,
         /// Whether the dataplane may be restarted if the change needs it.
         allow_restart: bool,
+        /// Whether instances that run and name no CPU may be replaced by others in better places.
+        #[serde(default)]
+        may_move: bool,
         /// Only say what would change.
         dry_run: bool,
         /// Say how far it is, in lines of [`Response::Progress`] before the answer.
@@ -131,6 +139,8 @@ pub enum Response {
     Hosts(Vec<HostRow>),
     /// To [`Request::Lcores`].
     Lcores(Vec<LcoreRow>),
+    /// To [`Request::Inventory`].
+    Inventory(Vec<InventoryRow>),
     /// To [`Request::Instances`].
     Instances(Vec<InstanceRow>),
     /// To [`Request::Chains`].
@@ -295,54 +305,6 @@ pub struct LcoreRow {
     pub tag_rules: u64,
     /// Packets parked now.
     pub parked: u64,
-}
-
-/// An NF instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct InstanceRow {
-    /// `acme/edge/1`.
-    pub instance: String,
-    /// The function: `firewall`.
-    pub function: String,
-    /// It rewrites the flow's identity.
-    pub mangles: bool,
-    /// Its host.
-    pub host: String,
-    /// Its CPU.
-    pub cpu: u16,
-    /// How it is.
-    pub state: InstanceState,
-    /// Seconds since it was taken out of the configuration, if it drains.
-    pub draining_s: Option<u64>,
-    /// A flow that it rewrote though it is not declared a mangler; only of instances of this host.
-    pub rewrites: Option<String>,
-    /// The instance's own counters, in its order; empty for instances of other hosts.
-    pub counters: Vec<NamedCount>,
-}
-
-/// How an NF instance is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InstanceState {
-    /// It runs here.
-    Running,
-    /// It is not in the configuration any more and ends with its last flow.
-    Draining,
-    /// Its dataplane is starting it.
-    Starting,
-    /// It panicked; its paths get no new flows.
-    Failed,
-    /// It is on another host: ask that host's controller.
-    Elsewhere,
-}
-
-/// A counter with its name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedCount {
-    /// What it counts.
-    pub name: String,
-    /// How many.
-    pub value: u64,
 }
 
 /// A chain.
@@ -512,6 +474,9 @@ pub struct Applied {
     pub transformation: Vec<String>,
     /// The changes, one line each; empty if there are none.
     pub changes: Vec<String>,
+    /// Every instance, where it is and what becomes of it.
+    #[serde(default)]
+    pub placements: Vec<PlacementRow>,
     /// Hosts on which tag rules change.
     pub hosts: Vec<HostChange>,
     /// Dataplanes were (would be) restarted, and why.
@@ -774,6 +739,7 @@ mod tests {
             file: "a.yaml".into(),
             yaml: "a:\n  b\n".into(),
             allow_restart: false,
+            may_move: false,
             dry_run: true,
             progress: false,
         };

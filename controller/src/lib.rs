@@ -23,6 +23,7 @@ pub mod compose;
 pub mod config;
 pub mod distribution;
 pub mod flows;
+pub mod inventory;
 mod lane;
 pub mod options;
 mod pcapng;

@@ -43,6 +43,9 @@ pub struct Options {
     /// Never sleep while waiting for flow misses: lowest latency, for a CPU of its own
     #[arg(long)]
     pub spin: bool,
+    /// Where the kernel shows the machine; a copy of another machine's tree makes it look like that one
+    #[arg(long, default_value = "/sys", hide = true, value_name = "DIR")]
+    pub sysfs: PathBuf,
     /// What to log, as tracing-subscriber's EnvFilter reads it
     #[arg(long, default_value = "info")]
     pub log: String,

@@ -19,6 +19,7 @@ mod change;
 mod connection;
 mod install;
 mod life;
+mod machines;
 mod peers;
 mod record_file;
 mod versions;
@@ -131,6 +132,7 @@ struct Server {
     next_ticket: Ticket,
     versions: versions::Versions,
     draining: change::Draining,
+    machines: machines::Machines,
     events_lost: u64,
     next_tick: Instant,
     started: Instant,
@@ -402,15 +404,15 @@ impl Server {
                 return self.ask(Waiting::Stats(token, request), |ticket| Command::Stats(ticket, with_chains));
             }
             Request::Flows { limit } => return self.ask(Waiting::Flows(token, limit), Command::ReadBack),
-            Request::Apply { file, yaml, allow_restart, dry_run, progress } => {
-                let manner = change::Manner { allow_restart, dry_run, progress };
+            Request::Apply { file, yaml, allow_restart, may_move, dry_run, progress } => {
+                let manner = change::Manner { allow_restart, may_move, dry_run, progress };
                 match self.change(token, change::Wish::File { file, yaml }, manner) {
                     Some(response) => response,
                     None => return,
                 }
             }
             Request::Operate { operations, dry_run, progress } => {
-                let manner = change::Manner { allow_restart: false, dry_run, progress };
+                let manner = change::Manner { dry_run, progress, ..change::Manner::default() };
                 match self.change(token, change::Wish::Operations(operations), manner) {
                     Some(response) => response,
                     None => return,
@@ -425,6 +427,7 @@ impl Server {
             },
             Request::Capture { at, snap } => self.start_capture(token, &at, snap),
             Request::Hosts => Response::Hosts(self.hosts()),
+            Request::Inventory => Response::Inventory(self.inventories()),
             Request::Lcores => self.lcores(),
             Request::Drops => self.drops(),
             Request::Counters => self.counters(),

@@ -234,7 +234,8 @@ fn ask_aside(host: &Host, yaml: String) -> std::thread::JoinHandle<Vec<Phase>> {
     let socket = host.path("run/api.sock");
     std::thread::spawn(move || {
         let file = "new.yaml".to_owned();
-        let request = Request::Apply { file, yaml, allow_restart: false, dry_run: false, progress: true };
+        let request =
+            Request::Apply { file, yaml, allow_restart: false, may_move: false, dry_run: false, progress: true };
         let mut phases = Vec::new();
         let _ = Client::connect(&socket).unwrap().call_with_progress(&request, &mut |line| phases.push(line.phase));
         phases
@@ -377,8 +378,14 @@ fn a_follower_that_dies_before_all_have_installed_stops_the_change() {
     pair.two.door.order(&Order::Hold(true));
     let (text, socket) = (with_dns(&pair), pair.one.path("run/api.sock"));
     let asking = std::thread::spawn(move || {
-        let request =
-            Request::Apply { file: "n".into(), yaml: text, allow_restart: false, dry_run: false, progress: false };
+        let request = Request::Apply {
+            file: "n".into(),
+            yaml: text,
+            allow_restart: false,
+            may_move: false,
+            dry_run: false,
+            progress: false,
+        };
         controller::api::Client::connect(&socket).unwrap().call(&request).unwrap_err().to_string()
     });
     pair.one.door.wait("installed rules here", |tables| tables.story.iter().filter(|what| *what == "tag").count() > 3);

@@ -37,12 +37,26 @@ pub struct Account {
     active: usize,
     /// Something was copied since [`Self::take_copied`].
     copied: bool,
+    /// Packets that went into one element and are not counted yet.
+    entering: Entering,
+}
+
+/// Packets into one element, in a row.
+#[derive(Debug)]
+struct Entering {
+    vport: VportId,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Entering {
+    const NONE: Self = Self { vport: VportId::TUNNEL, packets: 0, bytes: 0 };
 }
 
 impl Account {
     /// Counts into this block; nothing is captured until somebody asks.
     pub fn new(counters: CountersWriter) -> Self {
-        Self { counters, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false }
+        Self { counters, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false, entering: Entering::NONE }
     }
 
     /// The block, and the ring for captures if a controller is attached; captures end.
@@ -90,6 +104,39 @@ impl Account {
         }
         if self.active > 0 {
             self.copy(vport, CaptureSide::Out, frame);
+        }
+    }
+
+    /// True while somebody may get copies of packets: then each has to be shown to [`Self::enter`] and [`Self::leave`].
+    pub fn is_capturing(&self) -> bool {
+        self.active > 0
+    }
+
+    /// A packet that nobody captures goes into the element at `vport`: counted by [`Self::settle`] at the latest.
+    #[inline(always)]
+    pub fn enter_uncaptured(&mut self, vport: VportId, bytes: usize) {
+        if vport != self.entering.vport {
+            self.settle();
+            self.entering.vport = vport;
+        }
+        self.entering.packets += 1;
+        self.entering.bytes += bytes as u64;
+    }
+
+    /// Counts what [`Self::enter_uncaptured`] has put off; once per burst.
+    pub fn settle(&mut self) {
+        let Entering { vport, packets, bytes } = std::mem::replace(&mut self.entering, Entering::NONE);
+        if let Some(counters) = self.counters.vports.get(usize::from(vport.0)).filter(|_| packets > 0) {
+            counters.in_packets.add(packets);
+            counters.in_bytes.add(bytes);
+        }
+    }
+
+    /// So many packets that nobody captures came out of the element at `vport`.
+    pub fn leave_uncaptured(&mut self, vport: VportId, packets: u64, bytes: u64) {
+        if let Some(counters) = self.counters.vports.get(usize::from(vport.0)).filter(|_| packets > 0) {
+            counters.out_packets.add(packets);
+            counters.out_bytes.add(bytes);
         }
     }
 

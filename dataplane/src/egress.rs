@@ -110,8 +110,7 @@ impl IoLcore {
         if let Err(reason) = outer.write(room, inner) {
             return self.forwarder.end(mbuf, reason);
         }
-        let on_link = tunnel.prefix.contains(&vtep);
-        let hop = tunnel.gateway.filter(|_| !on_link).unwrap_or(vtep);
+        let hop = tunnel.next_hop(vtep);
         self.to_neighbor((VportId::TUNNEL, hop), mbuf);
     }
 
@@ -143,7 +142,7 @@ impl IoLcore {
     pub(crate) fn to_link(&mut self, link: VportId, mut mbuf: Mbuf) {
         if link == VportId::TUNNEL {
             return match self.tunnel.as_ref().map(|tunnel| tunnel.port) {
-                Some(port) => self.ports[port].send(mbuf, &mut self.forwarder),
+                Some(port) => self.ports[port].send(mbuf.without_meta(), &mut self.forwarder),
                 None => self.forwarder.end(mbuf, DropReason::NoSuchVport),
             };
         }
@@ -163,7 +162,7 @@ impl IoLcore {
             }
             ethernet::write_tag(mbuf.data_mut(), vlan);
         }
-        self.ports[port].send(mbuf, &mut self.forwarder);
+        self.ports[port].send(mbuf.without_meta(), &mut self.forwarder);
     }
 
     fn port_of(&self, link: VportId) -> Option<(usize, Option<u16>)> {

@@ -29,10 +29,13 @@ use dpdk::{BURST, HugeArray};
 use packet::{FlowKey, protocol};
 use shm::launch::Limits;
 
+pub use self::actions::ActionName;
 use self::actions::Actions;
 pub use self::entry::{FlowEntry, FlowMut, FlowRef, FlowState, Side};
-use self::key::{KeyImage, V6Addresses, v6_addresses};
-use self::lines::{AtHome, Lines, POSITIONS_MAX, Probe};
+pub use self::key::KeyImage;
+use self::key::{V6Addresses, v6_addresses};
+pub use self::lines::Probe;
+use self::lines::{AtHome, Lines, POSITIONS_MAX};
 use crate::parking::ParkedFlow;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -131,6 +134,19 @@ impl ExactTable {
         for (keys, found) in keys.chunks(BURST).zip(found.chunks_mut(BURST)) {
             self.find_some::<false>(keys, found);
         }
+    }
+
+    /// The key of a plain packet on its way through a burst: its home is on its way into the cache.
+    #[inline(always)]
+    pub fn probe(&self, image: KeyImage) -> Probe {
+        self.lines.probe(image)
+    }
+
+    /// The flows of keys that were probed, IPv4 ones, in order; their entries are on their way into the cache. `found` is as long
+    /// as `probes`, a burst at most.
+    #[inline(always)]
+    pub fn find_probed(&self, probes: &[Probe], found: &mut [Option<FlowHandle>]) {
+        self.look_up::<true>(probes, found);
     }
 
     /// Up to a burst. All is IPv4 here, as long as it is: there is a way for both, but it costs both of them.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use packet::fragments::FragmentCache;
 use packet::headers::{self, Fragment, Headers};
 use packet::nsh::Service;
-use packet::{Direction, DropReason, FlowKey, MacAddr, PathId, Tag, Vni, VportId, ethernet, icmp};
+use packet::{DropReason, FlowKey, MacAddr, PathId, Tag, Vni, VportId, ethernet, icmp};
 use shm::launch::Limits;
 use shm::rules::{Delivery, Event, ExactAction, Next, ReverseHead, TagAction, TagKey};
 
@@ -29,6 +29,7 @@ use crate::parking::Parking;
 use crate::tag::TagTable;
 use crate::topology::{Place, Topology, gateway_for};
 use crate::updates::ControllerPort;
+use crate::ways::Ways;
 
 /// More elements than any path has on one host.
 const MAX_HOPS: u8 = 64;
@@ -59,6 +60,8 @@ pub struct Forwarder {
     pub parking: Parking<Mbuf>,
     /// First fragments, so that later ones find their flow.
     pub fragments: FragmentCache,
+    /// Where the exact rules lead.
+    pub ways: Ways,
     /// The rings to the other lcores.
     pub outlets: Outlets,
     /// Counters and captures.
@@ -102,6 +105,7 @@ impl Forwarder {
             tags: TagTable::new(limits.tag_rules),
             parking: Parking::new(limits.parked, limits.parked_per_flow),
             fragments: FragmentCache::new(FRAGMENT_DATAGRAMS, FRAGMENT_TIMEOUT_NS),
+            ways: Ways::new(),
             outlets,
             account,
             controller,
@@ -269,15 +273,7 @@ impl Forwarder {
     }
 
     fn learn(&mut self, key: FlowKey, head: ReverseHead, meta: &Meta, found: &Headers) -> Result<(), DropReason> {
-        let action = ExactAction {
-            vni: meta.vni,
-            tag: head.tag,
-            direction: Direction::Reverse,
-            next: head.next,
-            delivery: if head.ends_here { Delivery::Refresh } else { Delivery::None },
-            path: head.path,
-            path_mtu: head.path_mtu,
-        };
+        let action = head.action(meta.vni);
         let is_error = found.quoted_l3.is_some(); // it speaks about a flow but does not make one
         let mut known = self.exact.find(&key);
         if let Some(flow) = known.filter(|&flow| !is_error && self.exact.is_over(flow, self.now_ns)) {
@@ -473,13 +469,13 @@ impl Forwarder {
     }
 
     /// Ends a packet here. The only way other than transmission.
-    pub fn end(&mut self, mbuf: Mbuf, reason: DropReason) {
+    pub fn end<M>(&mut self, mbuf: dpdk::Mbuf<M>, reason: DropReason) {
         self.account.count_drop(reason, 1);
         drop(mbuf);
     }
 
     /// Ends a whole burst.
-    pub fn end_burst(&mut self, burst: &mut Burst, reason: DropReason) {
+    pub fn end_burst<M>(&mut self, burst: &mut dpdk::Burst<M>, reason: DropReason) {
         self.account.count_drop(reason, burst.len() as u64);
         burst.clear();
     }

@@ -13,9 +13,10 @@ use shm::launch::Encapsulation;
 
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
-use crate::meta::{Burst, Mbuf, Task};
+use crate::meta::{BareBurst, BareMbuf, Burst, Mbuf, Task};
 use crate::neighbors::Neighbors;
 use crate::outlets::RingConsumer;
+use crate::short_way::{Exits, Links};
 use crate::updates::Slot;
 
 /// Receives from one queue of a port.
@@ -32,8 +33,9 @@ pub struct IoLcore {
     pub(crate) ports: Vec<IoPort>,
     pub(crate) tunnel: Option<TunnelPort>,
     pub(crate) neighbors: Neighbors<Mbuf>,
+    pub(crate) links: Links,
+    pub(crate) exits: Exits,
     ring: RingConsumer,
-    burst: Burst,
     ticks: Ticks,
     /// The version of the topology whose links `neighbors` are on.
     links_version: u64,
@@ -54,7 +56,7 @@ pub struct IoPort {
     /// Largest IP packet, bytes.
     pub mtu: u16,
     /// What waits to be sent.
-    pub waiting: Burst,
+    pub waiting: BareBurst,
     /// Polls in which nothing of it could be sent.
     pub stuck_polls: u32,
 }
@@ -75,37 +77,41 @@ pub struct TunnelPort {
     pub encapsulation: Encapsulation,
 }
 
+impl TunnelPort {
+    /// Whom a packet for this VTEP goes to: it itself, or the router.
+    pub fn next_hop(&self, vtep: IpAddr) -> IpAddr {
+        let on_link = self.prefix.contains(&vtep);
+        self.gateway.filter(|_| !on_link).unwrap_or(vtep)
+    }
+}
+
 impl IoLcore {
     /// An I/O lcore with these ports.
     pub fn new(forwarder: Forwarder, ports: Vec<IoPort>, tunnel: Option<TunnelPort>, ring: RingConsumer) -> Self {
-        let (neighbors, burst, ticks) = (Neighbors::default(), Burst::default(), Ticks::default());
+        let (neighbors, ticks) = (Neighbors::default(), Ticks::default());
+        let (links, exits) = (Links::new(&forwarder.topology, &ports), Exits::new());
         let links_version = forwarder.topology.version();
-        Self { forwarder, ports, tunnel, neighbors, ring, burst, ticks, links_version }
+        Self { forwarder, ports, tunnel, neighbors, links, exits, ring, ticks, links_version }
     }
 
     fn receive(&mut self) -> bool {
-        let mut burst = std::mem::take(&mut self.burst);
+        let mut burst = BareBurst::new();
         let mut worked = false;
         for at in 0..self.ports.len() {
             for queue in 0..self.ports[at].rx.len() {
                 let port = &mut self.ports[at];
-                port.rx[queue].rx(&mut burst);
-                if burst.is_empty() {
+                if port.rx[queue].rx_bare(&mut burst) == 0 {
                     continue;
                 }
                 worked = true;
-                let bytes: usize = burst.iter().map(Mbuf::len).sum();
+                let bytes: usize = burst.iter().map(BareMbuf::len).sum();
                 let counters = &self.forwarder.account.counters;
                 counters.received.add(burst.len() as u64);
                 counters.ports[port.index].rx_packets.add(burst.len() as u64);
                 counters.ports[port.index].rx_bytes.add(bytes as u64);
-                for mbuf in burst.drain() {
-                    self.from_port(at, mbuf);
-                }
-                self.deliver_local();
+                self.burst_from_port(at, &mut burst);
             }
         }
-        self.burst = burst;
         worked
     }
 
@@ -113,29 +119,26 @@ impl IoLcore {
     /// what is on its way out.
     fn take_ring(&mut self) -> bool {
         let queues: usize = self.ports.iter().map(|port| port.rx.len()).sum();
-        let mut burst = std::mem::take(&mut self.burst);
+        let mut burst = Burst::new();
         let mut worked = false;
         for _ in 0..=queues {
             if self.ring.dequeue_burst(&mut burst) == 0 {
                 break;
             }
             worked = true;
-            for mbuf in burst.drain() {
-                self.deliver(mbuf);
-            }
+            self.burst_from_ring(&mut burst);
         }
-        self.burst = burst;
         worked
     }
 
     /// Delivers what this lcore handed to itself.
-    fn deliver_local(&mut self) {
+    pub(crate) fn deliver_local(&mut self) {
         while let Some(mbuf) = self.forwarder.outlets.take_local() {
             self.deliver(mbuf);
         }
     }
 
-    fn deliver(&mut self, mbuf: Mbuf) {
+    pub(crate) fn deliver(&mut self, mbuf: Mbuf) {
         match mbuf.meta().task {
             Task::Egress(vport) => self.to_endpoint(vport, mbuf),
             Task::Reply(vport) => self.to_link(vport, mbuf),
@@ -161,8 +164,9 @@ impl IoLcore {
     /// After a reconfiguration: who is on a link that is no more is nobody's neighbour, nor the neighbour of whoever gets the
     /// link's vport next.
     fn leave_links(&mut self) {
-        let Self { neighbors, forwarder, links_version, .. } = self;
+        let Self { neighbors, forwarder, links_version, links, ports, .. } = self;
         *links_version = forwarder.topology.version();
+        links.renew(&forwarder.topology, ports);
         let topology = Arc::clone(&forwarder.topology);
         let is_there = |link| link == VportId::TUNNEL || topology.endpoint(link).is_some();
         neighbors.forget_links(is_there, |mbuf| forwarder.end(mbuf, DropReason::NoSuchVport));
@@ -192,6 +196,7 @@ impl Poll for IoLcore {
         if self.links_version != self.forwarder.topology.version() {
             self.leave_links();
         }
+        self.deliver_local(); // what a rule has just released goes before what comes in
         worked |= self.receive();
         worked |= self.take_ring();
         self.deliver_local();
@@ -234,9 +239,10 @@ impl Poll for IoLcore {
 impl IoPort {
     /// Sends what waits, as far as the queue takes it; returns how many it took.
     pub fn transmit(&mut self, forwarder: &mut Forwarder) -> usize {
-        let bytes: usize = self.waiting.iter().map(Mbuf::len).sum();
+        let length = |waiting: &BareBurst| waiting.iter().map(BareMbuf::len).sum::<usize>();
+        let bytes = length(&self.waiting);
         let sent = self.tx.tx(&mut self.waiting);
-        let left: usize = self.waiting.iter().map(Mbuf::len).sum();
+        let left = length(&self.waiting);
         let counters = &forwarder.account.counters;
         counters.transmitted.add(sent as u64);
         counters.ports[self.index].tx_packets.add(sent as u64);
@@ -245,7 +251,8 @@ impl IoPort {
     }
 
     /// Queues a packet to be sent.
-    pub fn send(&mut self, mbuf: Mbuf, forwarder: &mut Forwarder) {
+    #[inline]
+    pub fn send(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
         if self.waiting.is_full() {
             self.transmit(forwarder);
         }

@@ -39,6 +39,8 @@ pub mod outlets;
 pub mod parking;
 mod report;
 pub mod roster;
+mod short_way;
 pub mod tag;
 pub mod topology;
 pub mod updates;
+pub mod ways;

@@ -16,6 +16,10 @@ use shm::rules::Delivery;
 pub type Mbuf = dpdk::Mbuf<Meta>;
 /// Up to 32 packets.
 pub type Burst = dpdk::Burst<Meta>;
+/// A packet that nothing is said about.
+pub type BareMbuf = dpdk::Mbuf;
+/// Up to 32 of them.
+pub type BareBurst = dpdk::Burst;
 /// Where packets come from.
 pub type Mempool = dpdk::Mempool<Meta>;
 
@@ -57,19 +61,24 @@ pub enum Task {
     Encapsulate(IpAddr),
 }
 
+impl Meta {
+    /// Of a packet that nothing was decided about yet.
+    pub const NEW: Self = Self {
+        task: Task::Undecided,
+        vni: Vni::ZERO,
+        tag: None,
+        path: PathId(0),
+        service: Service::START,
+        dscp: 0,
+        hops: 0,
+        direction: Direction::Forward,
+        delivery: Delivery::None,
+    };
+}
+
 impl Default for Meta {
     fn default() -> Self {
-        Self {
-            task: Task::Undecided,
-            vni: Vni::default(),
-            tag: None,
-            path: PathId(0),
-            service: Service::START,
-            dscp: 0,
-            hops: 0,
-            direction: Direction::Forward,
-            delivery: Delivery::None,
-        }
+        Self::NEW
     }
 }
 

@@ -7,7 +7,7 @@
 //! Links are named by vport: an endpoint's own, or the tunnel's for the underlay. Bounded: [`CAPACITY`] neighbours,
 //! [`HELD`] waiting packets in all, [`HELD_PER_NEIGHBOR`] for one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
@@ -33,6 +33,9 @@ pub const GIVE_UP_NS: u64 = 2_000_000_000;
 pub const STALE_NS: u64 = 30_000_000_000;
 /// Age at which an address that was not confirmed is forgotten.
 pub const FORGET_NS: u64 = 120_000_000_000;
+
+/// Neighbours whose addresses are at hand without a look into the whole table; a power of two.
+const RECENT: usize = 1_024;
 
 /// Who: a link and an address on it.
 pub type NeighborKey = (VportId, IpAddr);
@@ -71,6 +74,29 @@ pub struct Neighbors<T> {
     /// Packets that wait on endpoints' links, and those that wait for VTEPs: an endpoint full of absent addresses must not hold
     /// the tunnel up.
     held: [Parking<T>; 2],
+    recent: Box<[Recent]>,
+    /// How often somebody's address changed.
+    version: u64,
+}
+
+/// A neighbour that was looked up lately and whose address can be used without another look.
+#[derive(Debug, Clone, Copy, Default)]
+struct Recent {
+    link: u64,
+    address: u64,
+    version: u64,
+    /// When it is due for a question.
+    until_ns: u64,
+    mac: MacAddr,
+}
+
+/// An address that may be used until a time, unless [`Neighbors::version`] changes before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The address.
+    pub mac: MacAddr,
+    /// When the neighbour is due for a question, which [`Neighbors::resolve`] says.
+    pub until_ns: u64,
 }
 
 impl<T> Default for Neighbors<T> {
@@ -78,6 +104,8 @@ impl<T> Default for Neighbors<T> {
         Self {
             known: HashMap::with_capacity_and_hasher(CAPACITY * 2, RandomState::new()),
             held: [Parking::new(HELD, HELD_PER_NEIGHBOR), Parking::new(HELD, HELD_PER_NEIGHBOR)],
+            recent: vec![Recent::default(); RECENT].into(),
+            version: 1,
         }
     }
 }
@@ -103,15 +131,41 @@ impl<T> Neighbors<T> {
             return None;
         }
         let neighbor = self.known.entry(key).or_insert_with(|| Neighbor::wanted(now_ns));
-        let due = neighbor.asked_ns.is_none_or(|asked| now_ns.saturating_sub(asked) >= ASK_EVERY_NS);
-        let wanted = neighbor.mac.is_none() || now_ns.saturating_sub(neighbor.since_ns) >= STALE_NS;
-        if !(due && wanted) {
+        if now_ns < neighbor.due_ns() {
             return Some(Resolution { mac: neighbor.mac, ask: None });
         }
         let answered_last = neighbor.asked_ns.is_none_or(|asked| asked < neighbor.since_ns + STALE_NS);
         let ask = neighbor.mac.filter(|_| answered_last).map_or(Ask::Everybody, Ask::Known);
         neighbor.asked_ns = Some(now_ns);
         Some(Resolution { mac: neighbor.mac, ask: Some(ask) })
+    }
+
+    /// A neighbour that is known and not due for a question; any other is [`Self::resolve`]'s.
+    pub fn known(&self, key: NeighborKey, now_ns: u64) -> Option<Known> {
+        let neighbor = self.known.get(&key)?;
+        let until_ns = neighbor.due_ns();
+        let mac = neighbor.mac.filter(|_| now_ns < until_ns)?;
+        Some(Known { mac, until_ns })
+    }
+
+    /// The same for an IPv4 neighbour, who is at hand if packets went there lately.
+    #[inline(always)]
+    pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacAddr> {
+        let (link, bits) = (u64::from(link.0), u64::from(address.to_bits()));
+        let slot = ((bits ^ link << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % RECENT;
+        let Recent { until_ns, mac, version, .. } = self.recent[slot];
+        let is_it = self.recent[slot].link == link && self.recent[slot].address == bits;
+        if is_it && version == self.version && now_ns < until_ns {
+            return Some(mac);
+        }
+        let Known { mac, until_ns } = self.known((VportId(link as u16), address.into()), now_ns)?;
+        self.recent[slot] = Recent { link, address: bits, version: self.version, until_ns, mac };
+        Some(mac)
+    }
+
+    /// Another one whenever an address that [`Self::known`] gave may be wrong.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Lets a packet wait for an unknown neighbour, or gives it back when too many wait.
@@ -129,9 +183,11 @@ impl<T> Neighbors<T> {
         }
         let room = self.known.len() < UNASKED;
         if let Some(neighbor) = self.known.get_mut(&key) {
+            self.version += u64::from(neighbor.mac != Some(mac));
             neighbor.mac = Some(mac);
             neighbor.since_ns = now_ns;
         } else if may_add && room {
+            self.version += 1;
             self.known.insert(key, Neighbor { mac: Some(mac), ..Neighbor::wanted(now_ns) });
         }
     }
@@ -146,11 +202,12 @@ impl<T> Neighbors<T> {
     /// Forgets who did not answer or has aged, and hands every packet that waited in vain to `unresolved`. Walks the whole
     /// table: for twice a second.
     pub fn expire(&mut self, now_ns: u64, mut unresolved: impl FnMut(T)) {
-        let Self { known, held } = self;
+        let Self { known, held, version, .. } = self;
         known.retain(|(link, _), neighbor| {
             let limit = if neighbor.mac.is_some() { FORGET_NS } else { GIVE_UP_NS };
             let keep = now_ns.saturating_sub(neighbor.since_ns) < limit;
             if !keep {
+                *version += 1;
                 end_held(&mut held[queue(*link)], neighbor, &mut unresolved);
             }
             keep
@@ -160,10 +217,11 @@ impl<T> Neighbors<T> {
     /// Forgets everybody on links that are no more, and hands every packet that waited there to `ended`: the link's vport may be
     /// another's next. Walks the whole table: for a reconfiguration.
     pub fn forget_links(&mut self, is_there: impl Fn(VportId) -> bool, mut ended: impl FnMut(T)) {
-        let Self { known, held } = self;
+        let Self { known, held, version, .. } = self;
         known.retain(|&(link, _), neighbor| {
             let keep = is_there(link);
             if !keep {
+                *version += 1;
                 end_held(&mut held[queue(link)], neighbor, &mut ended);
             }
             keep
@@ -188,6 +246,12 @@ impl<T> Neighbors<T> {
 }
 
 impl Neighbor {
+    /// From when on a packet for it brings a question with it.
+    fn due_ns(&self) -> u64 {
+        let stale_ns = if self.mac.is_some() { self.since_ns.saturating_add(STALE_NS) } else { 0 };
+        self.asked_ns.map_or(stale_ns, |asked| stale_ns.max(asked.saturating_add(ASK_EVERY_NS)))
+    }
+
     const fn wanted(now_ns: u64) -> Self {
         Self { mac: None, since_ns: now_ns, asked_ns: None, held: ParkedFlow::EMPTY }
     }
@@ -215,6 +279,28 @@ mod tests {
         assert_eq!(neighbors.take_held(key()), Some((MAC, 1)));
         assert_eq!(neighbors.take_held(key()), Some((MAC, 2)));
         assert_eq!(neighbors.resolve(key(), 3), Some(Resolution { mac: Some(MAC), ask: None }));
+    }
+
+    /// Breaks if packets go on to an address that is not the neighbour's any more, or no question is sent when one is due.
+    #[test]
+    fn an_address_is_at_hand_until_it_changes_or_a_question_is_due() {
+        let mut neighbors = Neighbors::<u8>::default();
+        let (link, address) = (VportId(1), Ipv4Addr::new(10, 0, 0, 9));
+        assert_eq!(neighbors.known_v4(link, address, 0), None, "nobody was asked yet");
+        neighbors.learn(key(), MAC, true, 0);
+        let other = MacAddr([2, 0, 0, 0, 0, 8]);
+        for mac in [MAC, other] {
+            neighbors.learn(key(), mac, false, 0);
+            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(mac));
+            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(mac), "at hand");
+            assert_eq!(neighbors.known_v4(VportId(2), address, 0), None);
+        }
+        assert_eq!(neighbors.known_v4(link, address, STALE_NS), None);
+        assert!(neighbors.resolve(key(), STALE_NS).is_some_and(|resolution| resolution.ask.is_some()));
+        assert_eq!(neighbors.known_v4(link, address, STALE_NS + 1), Some(other), "while the answer is awaited");
+        assert_eq!(neighbors.known_v4(link, address, STALE_NS + ASK_EVERY_NS), None);
+        neighbors.expire(FORGET_NS, |_| ());
+        assert_eq!(neighbors.known_v4(link, address, FORGET_NS), None);
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl Outlets {
     }
 
     /// Passes a packet to a lcore; `lost` is told how many a full ring refused.
+    #[inline]
     pub fn push(&mut self, lcore: usize, mbuf: Mbuf, mut lost: impl FnMut(u64)) {
         if Some(lcore) == self.me {
             if self.local.len() == self.local.capacity() {
@@ -54,6 +55,17 @@ impl Outlets {
             lost(1);
         }
         self.filled |= 1 << lcore;
+    }
+
+    /// The lcore that stays: whose index was given as `me`.
+    pub fn me(&self) -> Option<usize> {
+        self.me
+    }
+
+    /// True if nothing waits that stays on this lcore.
+    #[inline(always)]
+    pub fn is_local_empty(&self) -> bool {
+        self.local.is_empty()
     }
 
     /// Takes the oldest packet that stays on this lcore.

@@ -19,6 +19,7 @@ pub struct HostEntry {
     ports_see_fragments: bool,
     underlay_sees_fragments: bool,
     limits: String,
+    nf_cpus: Option<String>,
 }
 
 impl HostEntry {
@@ -28,7 +29,18 @@ impl HostEntry {
         let (name, vtep, controller, ports) = (name.to_owned(), None, None, Vec::new());
         let (ports_see_fragments, underlay_sees_fragments) = (false, false);
         let underlay_mtu = UNDERLAY_MTU;
-        Self { name, vtep, controller, underlay_mtu, ports, ports_see_fragments, underlay_sees_fragments, limits }
+        let nf_cpus = None;
+        Self {
+            name,
+            vtep,
+            controller,
+            underlay_mtu,
+            ports,
+            ports_see_fragments,
+            underlay_sees_fragments,
+            limits,
+            nf_cpus,
+        }
     }
 
     /// With an underlay on the interface `under`, and this VTEP address.
@@ -40,6 +52,12 @@ impl HostEntry {
     /// With an address at which the other hosts' controllers reach its own.
     pub fn controller(mut self, address: &str) -> Self {
         self.controller = Some(address.to_owned());
+        self
+    }
+
+    /// With CPUs for instances that name none, and lcores for four more.
+    pub fn nf_cpus(mut self, cpus: &str) -> Self {
+        self.nf_cpus = Some(cpus.to_owned());
         self
     }
 
@@ -75,7 +93,9 @@ impl HostEntry {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("  {}:\n    cpus: {{io: 0}}\n    share_cores: true\n    memory_mib: 64\n", self.name);
+        let nf =
+            self.nf_cpus.as_ref().map(|cpus| format!(", nf: \"{cpus}\"}}\n    spare_lcores: 4")).unwrap_or("}".into());
+        let mut text = format!("  {}:\n    cpus: {{io: 0{nf}\n    share_cores: true\n    memory_mib: 64\n", self.name);
         writeln!(text, "    limits: {{mbufs: 12287, {}}}", self.limits).expect("text");
         if let Some(address) = &self.controller {
             writeln!(text, "    controller: {address}").expect("text");

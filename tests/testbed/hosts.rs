@@ -94,6 +94,11 @@ impl TwoHosts {
 
     /// The same, with limits of their own.
     pub fn start_on(entries: [HostEntry; 2], tenants: &str) -> Self {
+        Self::start_with(entries, tenants, |_| Vec::new())
+    }
+
+    /// The same; the controllers get these further arguments.
+    pub fn start_with(entries: [HostEntry; 2], tenants: &str, more: impl FnOnce(&Ends) -> Vec<String>) -> Self {
         let ends = Ends::new();
         let [one, two] = ["host1", "host2"].map(|name| ends.host_namespace(name));
         ends.client.link("eth0", &one, "left", 1_500);
@@ -109,10 +114,12 @@ impl TwoHosts {
             second.vtep("192.0.2.2/24").port("right").controller(&at_second),
         ];
         let file = ends.write(&config::file(&entries, tenants));
+        let more = more(&ends);
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
         let mut host1 = Host::new(&ends.scope, "host1", one, &file);
         let mut host2 = Host::new(&ends.scope, "host2", two, &file);
-        host1.launch();
-        host2.launch();
+        host1.launch_with(&more);
+        host2.launch_with(&more);
         host1.await_attached();
         host2.await_attached();
         Self { host1, host2, ends }

@@ -8,14 +8,17 @@ use controller::api::{Applied, ClientError, FailureKind, Phase, Progress, Reques
 use controller::config::operations::Operation;
 
 use crate::Failure;
-use crate::arguments::{ApplyOptions, Manner, Name, ScaleOptions, Which};
+use crate::arguments::{ApplyOptions, Manner, Name, Output, ScaleOptions, Which};
 use crate::connection;
 
 /// Says what a file would change.
-pub fn plan(which: &Which, file: &Path) -> Result<(), Failure> {
+pub fn plan(which: &Which, file: &Path, output: Output, may_move: bool) -> Result<(), Failure> {
     let (file, yaml) = read(file)?;
-    let request = Request::Apply { file, yaml, allow_restart: false, dry_run: true, progress: false };
+    let request = Request::Apply { file, yaml, allow_restart: false, may_move, dry_run: true, progress: false };
     let applied = ask(which, &request)?;
+    if output == Output::Json {
+        return show(&applied, &crate::get::pretty(&applied).unwrap_or_default());
+    }
     let mut text = String::new();
     for line in &applied.transformation {
         text += &format!("{line}\n");
@@ -30,8 +33,8 @@ pub fn plan(which: &Which, file: &Path) -> Result<(), Failure> {
 pub fn run(which: &Which, options: &ApplyOptions) -> Result<(), Failure> {
     let (file, yaml) = read(&options.file)?;
     let dry_run = options.manner.dry_run;
-    let allow_restart = options.restart_dataplane;
-    change(which, &Request::Apply { file, yaml, allow_restart, dry_run, progress: !dry_run })
+    let (allow_restart, may_move) = (options.restart_dataplane, options.move_instances);
+    change(which, &Request::Apply { file, yaml, allow_restart, may_move, dry_run, progress: !dry_run })
 }
 
 /// Starts an instance.
@@ -155,6 +158,7 @@ fn text(applied: &Applied) -> String {
     for change in &applied.changes {
         text += &format!("  {change}\n");
     }
+    text += &crate::machines::placements(applied);
     for host in &applied.hosts {
         let (added, removed) = (host.rules_added, host.rules_removed);
         text += &format!("  {}: tag rules: {added} added, {removed} removed\n", host.host);
@@ -186,6 +190,7 @@ mod tests {
             version: 4,
             transformation: Vec::new(),
             changes: vec!["chain acme/dns added: udp any > any:53".into()],
+            placements: Vec::new(),
             hosts: vec![HostChange { host: "host1".into(), rules_added: 2, rules_removed: 0 }],
             restart: None,
             flows_kept: 3,

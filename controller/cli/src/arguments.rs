@@ -56,12 +56,20 @@ pub enum Command {
     /// Say what a configuration would change on all hosts, and change nothing
     #[command(
         after_help = "First what manglers make of the chains: their ways on, the clones that each needs, the rewritten \
-        chains, the cores that this costs. Then the difference to what is in force.\n\nExample: towpath plan towpath.yaml"
+        chains, the cores that this costs. Then the difference to what is in force, and where instances start and end: host, \
+        NUMA node, CPU, lcore, and why.\n\nExamples:\n  towpath plan towpath.yaml\n  towpath plan towpath.yaml -o json | jq \
+        '.placements[]'"
     )]
     Plan {
         /// The configuration
         #[arg(default_value = "towpath.yaml")]
         file: PathBuf,
+        /// In which form
+        #[arg(short, long, default_value = "table")]
+        output: Output,
+        /// As `apply` with this option would do
+        #[arg(long)]
+        move_instances: bool,
     },
     /// Take a changed configuration into force on all hosts
     Apply(ApplyOptions),
@@ -185,6 +193,9 @@ pub struct ApplyOptions {
     /// Allow a change that needs dataplanes restarted (ports, limits, I/O CPUs); it interrupts traffic
     #[arg(long)]
     pub restart_dataplane: bool,
+    /// Allow instances that name no CPU to be replaced by others in better places; the old ones drain
+    #[arg(long)]
+    pub move_instances: bool,
 }
 
 /// `towpath scale`.
@@ -241,9 +252,11 @@ pub enum Table {
     Status,
     /// The hosts of the configuration
     Hosts,
+    /// The hosts' machines: NUMA nodes, CPUs and what has them, ports and their nodes
+    Inventory,
     /// This host's lcores: CPU, socket, what runs there, useful cycles
     Lcores,
-    /// NF instances and their own counters
+    /// NF instances: host, lcore, CPU as the kernel confirms it, and their own counters
     Instances,
     /// Chains: which traffic goes through what
     Chains,
@@ -316,6 +329,8 @@ pub enum BenchCommand {
     Steering(SteeringOptions),
     /// Measure what it costs to compose a specification of so many chains, and one instance more
     Compose(ComposeOptions),
+    /// Make the papers' figures again: placement by us and by the papers' methods, as CSV and SVG
+    Figures(FiguresOptions),
     /// Send the probes of `bench flow-setup --target` back
     #[command(after_help = "Example: towpath bench echo --listen 10.2.0.2:7000 --ports 8")]
     Echo {
@@ -423,6 +438,35 @@ pub struct ComposeOptions {
     /// Write the whole report as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// `towpath bench figures`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Figures 3 to 12 of the placement paper and Table 3 of Stratos: ours beside the papers' methods, run here, and beside what \
+    the papers print. The directory gets an SVG and a CSV file for each, README.md with one line about each, and runs.csv with every run. Takes \
+    about a quarter of an hour; Ctrl-C ends it and keeps what is done.\n\nExamples:\n  towpath bench figures --into figures\n  towpath bench \
+    figures --into figures --quick\n  towpath bench figures --into figures --limit 600 --paper-seeds 5"
+)]
+pub struct FiguresOptions {
+    /// The directory for the figures; it is made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub into: PathBuf,
+    /// Seeds 1 to this for ours and heuristic A [default: 20, quick: 3]
+    #[arg(long, value_name = "COUNT")]
+    pub seeds: Option<u64>,
+    /// Seeds 1 to this for the paper's MILP and the heuristics made of it [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    pub paper_seeds: Option<u64>,
+    /// Seconds for each of the paper's programs; ours get a tenth [default: 8, quick: 2]
+    #[arg(long, value_name = "SECONDS")]
+    pub limit: Option<f64>,
+    /// To see whether all is well, in about two minutes
+    #[arg(long)]
+    pub quick: bool,
+    /// Draw the runs that are in the directory again, and measure nothing
+    #[arg(long, conflicts_with_all = ["seeds", "paper_seeds", "limit", "quick"])]
+    pub redraw: bool,
 }
 
 #[cfg(test)]

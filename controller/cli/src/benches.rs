@@ -27,6 +27,7 @@ pub fn run(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Speed(command) => crate::speed::run(command),
         BenchCommand::Steering(options) => compare_steering(&options),
         BenchCommand::Compose(options) => measure_compose(&options),
+        BenchCommand::Figures(options) => crate::figures::run(&options),
         BenchCommand::Echo { listen, ports } => {
             let (stop, stopped) = UnixStream::pair()?;
             for signal in [SIGINT, SIGTERM] {

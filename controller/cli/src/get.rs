@@ -41,6 +41,7 @@ const fn request(options: &GetOptions) -> Request {
     match options.table {
         Table::Status => Request::Status,
         Table::Hosts => Request::Hosts,
+        Table::Inventory => Request::Inventory,
         Table::Lcores => Request::Lcores,
         Table::Instances => Request::Instances,
         Table::Chains => Request::Chains,
@@ -58,6 +59,7 @@ fn json(answer: &Response) -> Option<String> {
     match answer {
         Response::Status(content) => pretty(content),
         Response::Hosts(content) => pretty(content),
+        Response::Inventory(content) => pretty(content),
         Response::Lcores(content) => pretty(content),
         Response::Instances(content) => pretty(content),
         Response::Chains(content) => pretty(content),
@@ -71,7 +73,7 @@ fn json(answer: &Response) -> Option<String> {
     }
 }
 
-fn pretty(content: &impl Serialize) -> Option<String> {
+pub(crate) fn pretty(content: &impl Serialize) -> Option<String> {
     serde_json::to_string_pretty(content).ok().map(|text| text + "\n")
 }
 

@@ -10,8 +10,11 @@ pub mod arguments;
 mod benches;
 mod capture;
 mod connection;
+mod figures;
 mod files;
 mod get;
+mod interrupt;
+mod machines;
 mod pages;
 pub mod place;
 mod speed;
@@ -81,7 +84,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match command {
         Command::Init { file } => files::init(&file),
         Command::Check { file } => files::check(&file),
-        Command::Plan { file } => apply::plan(&which, &file),
+        Command::Plan { file, output, move_instances } => apply::plan(&which, &file, output, move_instances),
         Command::Apply(options) => apply::run(&which, &options),
         Command::Scale(options) => apply::scale(&which, options),
         Command::Drain { instance, manner } => apply::drain(&which, instance, manner),

@@ -5,17 +5,15 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use placement::formats::{self, Defaults, document, picture, table};
 use placement::problem::Problem;
 use placement::solve::{Goal, Limits, Load, Outcome, Progress, Solved, solve};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
+use crate::interrupt;
 
 /// `towpath place`.
 #[derive(Debug, Args)]
@@ -94,11 +92,7 @@ pub(crate) fn run(options: &PlaceOptions) -> Result<(), Failure> {
         return Err(Failure::Usage("--time-limit must be 0 to 10000000 seconds".to_owned()));
     }
     let problem = read(options)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = interrupt::watch()?;
     let load = match options.load {
         LoadName::None => Load::None,
         LoadName::Cores => Load::Cores,

@@ -10,6 +10,7 @@ pub fn text(answer: &Response) -> Option<String> {
     match answer {
         Response::Status(status) => Some(self::status(status)),
         Response::Hosts(rows) => Some(hosts(rows)),
+        Response::Inventory(rows) => Some(crate::machines::inventory(rows)),
         Response::Lcores(rows) => Some(lcores(rows)),
         Response::Instances(rows) => Some(instances(rows)),
         Response::Chains(rows) => Some(chains(rows)),
@@ -50,7 +51,7 @@ fn yes_no(value: bool) -> String {
     if value { "yes" } else { "no" }.to_owned()
 }
 
-fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
@@ -137,11 +138,15 @@ fn instances(rows: &[InstanceRow]) -> String {
             instance.function.clone(),
             yes_no(instance.mangles),
             instance.host.clone(),
-            instance.cpu.to_string(),
+            instance.lcore.to_string(),
+            crate::machines::cpu(instance.cpu, instance.confirmed_cpu),
+            or_dash(instance.node),
+            or_dash(instance.capacity_pps),
             state,
         ]
     };
-    let mut text = table(&["instance", "function", "mangles", "host", "cpu", "state"], &[4], rows.iter().map(row));
+    let headings = ["instance", "function", "mangles", "host", "lcore", "cpu", "node", "carries/s", "state"];
+    let mut text = table(&headings, &[4, 5, 6, 7], rows.iter().map(row));
     for instance in rows.iter().filter(|instance| !instance.counters.is_empty()) {
         text += &format!("\n{}\n", instance.instance);
         for count in &instance.counters {
@@ -316,7 +321,12 @@ mod tests {
             function: "firewall".into(),
             mangles: false,
             host: "host1".into(),
+            lcore: 2,
             cpu: 3,
+            confirmed_cpu: Some(3),
+            node: Some(1),
+            capacity_pps: Some(5_000_000),
+            why: Vec::new(),
             state: InstanceState::Failed,
             draining_s: None,
             rewrites: Some("a > b became c > b".into()),

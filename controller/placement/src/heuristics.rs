@@ -32,7 +32,22 @@ pub enum Heuristic {
 pub fn run(problem: &Problem, heuristic: Heuristic, group: usize, limit: Duration, clock: &Clock) -> Solution {
     match heuristic {
         Heuristic::A => greedy(problem),
-        _ => in_groups(problem, heuristic, group.max(1), limit, clock),
+        _ => {
+            let objective = Objective { load: Load::Both, delay: true, cores: heuristic == Heuristic::C };
+            let mut solver = |step: &Problem| match paper::solve(step, objective, &clock.slice(limit)) {
+                Outcome::Solved { solution, .. } => Some(solution),
+                _ => None,
+            };
+            in_groups(problem, &order(problem, heuristic), group, heuristic == Heuristic::B, &mut solver)
+        }
+    }
+}
+
+/// The order in which a heuristic takes the flows.
+pub fn order(problem: &Problem, heuristic: Heuristic) -> Vec<usize> {
+    match heuristic {
+        Heuristic::BPlusCor => by_crowd(problem, &Graph::new(problem)),
+        _ => (0..problem.flows.len()).collect(),
     }
 }
 
@@ -72,24 +87,25 @@ fn hosts_between(graph: &Graph, from: usize, to: usize) -> Vec<usize> {
     hosts
 }
 
-fn in_groups(problem: &Problem, heuristic: Heuristic, group: usize, limit: Duration, clock: &Clock) -> Solution {
-    let graph = Graph::new(problem);
-    let order = match heuristic {
-        Heuristic::BPlusCor => by_crowd(problem, &graph),
-        _ => (0..problem.flows.len()).collect(),
-    };
-    let objective = Objective { load: Load::Both, delay: true, cores: heuristic == Heuristic::C };
-    let keep_unused = heuristic == Heuristic::B;
+/// Places the flows in groups of `group`, in this order, each group by `solver`, which meets what the earlier groups have as preM,
+/// preUL and preUC; ends with the first group that it does not place.
+pub fn in_groups(
+    problem: &Problem,
+    order: &[usize],
+    group: usize,
+    keep_unused: bool,
+    solver: &mut dyn FnMut(&Problem) -> Option<Solution>,
+) -> Solution {
     let mut parts = Parts { flows: Vec::new(), ..problem.clone().into_parts() };
     let mut total = Solution { instances: Vec::new(), routes: vec![None; problem.flows.len()] };
     for (existing, at) in problem.existing.iter().enumerate() {
         let &Existing { kind, host, numa, .. } = at;
         total.instances.push(Instance { kind, host, numa, existing: Some(existing) });
     }
-    for flows in order.chunks(group) {
+    for flows in order.chunks(group.max(1)) {
         parts.flows = flows.iter().map(|&flow| problem.flows[flow].clone()).collect();
         let Ok(step) = Problem::new(parts.clone()) else { break };
-        let Outcome::Solved { solution, .. } = paper::solve(&step, objective, &clock.slice(limit)) else { break };
+        let Some(solution) = solver(&step) else { break };
         adopt(&mut parts, &mut total, &step, solution, flows, keep_unused);
     }
     total

@@ -31,7 +31,7 @@ fn mistakes_have_file_line_and_reason() {
     let said = |text: &str, file: &str| topology(text, file, &Defaults::default()).unwrap_err().to_string();
     assert_eq!(said("A -> B 1.0\nB -> A x\n", "m.lat"), "m.lat:2: x is not a latency in milliseconds");
     assert_eq!(said(&SNDLIB.replace("( A B )", "( A C )"), "m.txt"), "m.txt:8: node C is not in the section NODES");
-    assert_eq!(said(&GML.replace("target 1", "target 7"), "m.gml"), "m.gml:12: the edge's target 7 is not a node");
+    assert_eq!(said(&GML.replace("target 1", "target 7"), "m.gml"), "m.gml:14: the edge's target 7 is not a node");
     assert!(said(GML.trim_end().trim_end_matches(']'), "m.gml").contains("`]` is missing"));
     let wrong = DOCUMENT.replace("chain: [firewall]", "chain: [nat]");
     assert_eq!(

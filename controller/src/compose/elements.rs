@@ -3,15 +3,16 @@
 //! An element stays the same while its name, host, attachment or CPU, function and configuration do. What the configuration
 //! lacks, or has elsewhere, stays as retired while a path goes through it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use packet::VportId;
 
 use super::Place;
-use super::ground::{Full, Ground};
+use super::ground::{Full, Ground, HostGround, Spot, Wish};
 use super::state::{AttachmentState, ElementState, EndpointState, InstanceState, TenantState, What};
 use crate::config::{Attachment, Config, Endpoint, Host, Instance, Problems, Tenant};
+use crate::inventory::ranges;
 
 /// An element of a tenant.
 #[derive(Debug, Clone, PartialEq)]
@@ -221,53 +222,84 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Places for instances that were not there before and that say where they run (`fixed`), or for the others.
-    pub(super) fn place_instances(&mut self, problems: &mut Problems, ground: &mut Ground<'_>, fixed: bool) {
+    /// Places for instances that were not there before and that say where they run.
+    pub(super) fn place_instances(&mut self, problems: &mut Problems, ground: &mut Ground<'_>) {
         let Some(tenant) = self.tenant else { return };
-        let mut near = None;
-        let mut missing: BTreeMap<usize, Vec<&Instance>> = BTreeMap::new();
         for (index, instance) in tenant.instances.iter().enumerate() {
-            if self.instances[index].is_some() || instance.drain || instance.cpu.is_some() != fixed {
+            let (Some(host), Some(cpu)) = (instance.host, instance.cpu) else { continue };
+            if self.instances[index].is_some() || instance.drain {
                 continue;
             }
-            let suits = |host: usize| instance.host.is_none_or(|wanted| wanted == host);
-            let host = instance.host.filter(|_| fixed).or_else(|| {
-                let near = near.get_or_insert_with(|| near_hosts(tenant));
-                nearest(ground, near.get(&instance.nf), suits)
-            });
-            let Some(host) = host else {
-                missing.entry(instance.nf).or_default().push(instance);
-                continue;
-            };
             let owner = format!("{}/{}", tenant.name, instance.name);
-            if let Some(text) = instance.cpu.and_then(|cpu| taken_cpu(ground, host, cpu, &owner)) {
+            if let Some(text) = unusable_cpu(&ground.hosts[host], cpu, &owner) {
                 problems.note(instance.line, instance_key(tenant, instance), text);
                 continue;
             }
-            match ground.take(host, instance.cpu, &owner) {
-                Ok(spot) => {
-                    let nf = &tenant.nfs[instance.nf];
-                    let what = What::Instance(InstanceState {
-                        slot: spot.slot,
-                        cpu: spot.cpu,
-                        kind: nf.name.clone(),
-                        function: nf.function.clone(),
-                        config: instance.config.clone(),
-                        mangles: nf.mangles,
-                        pool: instance.pool.clone(),
-                    });
-                    let host = ground.hosts[host].host;
-                    self.instances[index] = Some(self.new_element(&instance.name, host, spot.vport, what));
-                }
-                Err(full) => {
-                    let text = no_place(&full, ground.hosts[host].host);
-                    problems.note(instance.line, instance_key(tenant, instance), text);
-                }
+            match ground.hosts[host].take(Some(cpu), &Wish::default(), &owner) {
+                Ok(spot) => self.put(index, ground.hosts[host].host, spot, vec!["host and CPU are given".to_owned()]),
+                Err(full) => note_full(problems, tenant, instance, &full, ground.hosts[host].host),
             }
         }
-        for (nf, instances) in missing {
-            note_missing(problems, tenant, nf, &instances, ground);
+    }
+
+    /// Instances that were not there before and leave their CPU to the composition, as indices.
+    pub(super) fn wanting(&self) -> impl Iterator<Item = usize> + '_ {
+        let instances = self.tenant.into_iter().flat_map(|tenant| &tenant.instances).enumerate();
+        let wants = |(index, instance): &(usize, &Instance)| {
+            self.instances[*index].is_none() && !instance.drain && instance.cpu.is_none()
+        };
+        instances.filter(wants).map(|(index, _)| index)
+    }
+
+    /// Instances that run, leave their CPU to the composition and could as well run elsewhere, as indices. A mangler's could not: two
+    /// would rewrite to one pool.
+    pub(super) fn movable(&self) -> impl Iterator<Item = usize> + '_ {
+        let found = self.tenant.into_iter().flat_map(|tenant| {
+            let is_movable = |(index, instance): &(usize, &Instance)| {
+                let nf = &tenant.nfs[instance.nf];
+                self.instances[*index].is_some()
+                    && !instance.drain
+                    && instance.cpu.is_none()
+                    && !nf.mangles
+                    && !nf.detect
+            };
+            tenant.instances.iter().enumerate().filter(is_movable).map(|(index, _)| index)
+        });
+        found
+    }
+
+    /// A running instance goes out of use, since another one has come in its place.
+    pub(super) fn replace(&mut self, index: usize) {
+        let Some((number, state)) = self.instances[index].take() else { return };
+        if self.before.used().contains(&number) {
+            self.retired.push((number, Arc::new(ElementState { retired: true, ..ElementState::clone(&state) })));
+        } else {
+            self.dropped.push(state);
         }
+    }
+
+    /// Gives a new instance its place.
+    pub(super) fn put(&mut self, index: usize, host: &Host, spot: Spot, why: Vec<String>) {
+        let Some(tenant) = self.tenant else { return };
+        let instance = &tenant.instances[index];
+        let nf = &tenant.nfs[instance.nf];
+        let what = What::Instance(InstanceState {
+            slot: spot.slot,
+            cpu: spot.cpu,
+            kind: nf.name.clone(),
+            function: nf.function.clone(),
+            config: instance.config.clone(),
+            mangles: nf.mangles,
+            pool: instance.pool.clone(),
+            why,
+        });
+        self.instances[index] = Some(self.new_element(&instance.name, host, spot.vport, what));
+    }
+
+    /// Where an instance of the configuration is: its host's name and its CPU.
+    pub(super) fn place_of(&self, index: usize) -> Option<(&str, u16)> {
+        let (_, state) = self.instances.get(index)?.as_ref()?;
+        Some((state.host.as_str(), state.instance()?.cpu))
     }
 
     /// All elements, as far as they have a place.
@@ -322,47 +354,26 @@ fn is_same(config: &Config, tenant: &Tenant, instance: &Instance, state: &Elemen
         && (known.kind == nf.name && known.function == nf.function && known.config == instance.config)
 }
 
-/// For each function, how many ends its chains have on which host.
-fn near_hosts(tenant: &Tenant) -> HashMap<usize, BTreeMap<usize, usize>> {
-    let mut near: HashMap<usize, BTreeMap<usize, usize>> = HashMap::new();
-    for chain in &tenant.chains {
-        for nf in &chain.through {
-            let hosts = near.entry(*nf).or_default();
-            for end in [chain.from, chain.to] {
-                *hosts.entry(tenant.endpoints[end].host).or_default() += 1;
-            }
-        }
-    }
-    near
-}
-
-/// The host with room that has most ends of the function's chains; the roomiest among equals, then the first.
-fn nearest(ground: &Ground<'_>, near: Option<&BTreeMap<usize, usize>>, suits: impl Fn(usize) -> bool) -> Option<usize> {
-    let with_room = near.into_iter().flatten().filter(|(host, _)| suits(**host) && ground.room(**host) > 0);
-    let best = with_room.max_by_key(|(host, ends)| (**ends, ground.room(**host), std::cmp::Reverse(**host)));
-    // Elsewhere it can only be reached by tunnels, from every end.
-    let has_underlay = |host: usize| ground.hosts[host].host.underlay.is_some();
-    let reaches = |host: usize| has_underlay(host) && near.into_iter().flatten().all(|(end, _)| has_underlay(*end));
-    best.map(|(host, _)| *host).or_else(|| ground.roomiest(|host| suits(host) && reaches(host)))
-}
-
-fn instance_key(tenant: &Tenant, instance: &Instance) -> String {
+pub(super) fn instance_key(tenant: &Tenant, instance: &Instance) -> String {
     format!("tenants.{}.instances ({})", tenant.name, instance.name)
 }
 
 /// Why an instance can't have the CPU that it names; what the file itself gives away twice is found when it is read.
-fn taken_cpu(ground: &Ground<'_>, host: usize, cpu: u16, name: &str) -> Option<String> {
-    let ground = &ground.hosts[host];
+fn unusable_cpu(ground: &HostGround<'_>, cpu: u16, name: &str) -> Option<String> {
+    let host = &ground.host.name;
+    if !ground.is_online(cpu) {
+        return Some(format!(
+            "CPU {cpu} of host `{host}`, which {name} needs, is not there or offline; usable CPUs: {}",
+            ranges(ground.online_cpus())
+        ));
+    }
     let owner = ground.owner(cpu).filter(|_| !ground.host.share_cores)?;
     let why = if owner.retired {
         "whose flows drain; wait until they have ended, or choose another CPU"
     } else {
         "which was there first; choose another CPU"
     };
-    Some(format!(
-        "CPU {cpu} of host `{}`, which {name} needs for itself, still has {}, {why}",
-        ground.host.name, owner.name
-    ))
+    Some(format!("CPU {cpu} of host `{host}`, which {name} needs for itself, still has {}, {why}", owner.name))
 }
 
 fn no_vports(host: &Host) -> String {
@@ -373,9 +384,10 @@ fn no_vports(host: &Host) -> String {
     )
 }
 
-fn no_place(full: &Full, host: &Host) -> String {
+/// A host has no place for an instance.
+pub(super) fn note_full(problems: &mut Problems, tenant: &Tenant, instance: &Instance, full: &Full, host: &Host) {
     let name = &host.name;
-    match full {
+    let text = match full {
         Full::Vports => no_vports(host),
         Full::Lcores { count, at_most: true } => {
             format!(
@@ -387,17 +399,24 @@ fn no_place(full: &Full, host: &Host) -> String {
              takes a restart of its dataplane, or use another host"
         ),
         Full::Cpus => format!("host `{name}` has no free CPU in `cpus.nf`; list more, or name the instance's `cpu`"),
-    }
+    };
+    problems.note(instance.line, instance_key(tenant, instance), text);
 }
 
 /// Instances that find no core: what their chain needs, and what is free.
-fn note_missing(problems: &mut Problems, tenant: &Tenant, nf: usize, instances: &[&Instance], ground: &Ground<'_>) {
+pub(super) fn note_missing(
+    problems: &mut Problems,
+    tenant: &Tenant,
+    nf: usize,
+    instances: &[&Instance],
+    ground: &Ground<'_>,
+) {
     const SHOWN: usize = 8;
     let kind = &tenant.nfs[nf].name;
     let user = tenant.chains.iter().find(|chain| chain.through.contains(&nf));
     let who = user.map_or_else(|| format!("`{kind}`"), |chain| format!("chain `{}`", chain.name));
     let free = |index: usize| {
-        let (host, room) = (&ground.hosts[index], ground.room(index));
+        let (host, room) = (&ground.hosts[index], ground.room(index).count());
         let lcores = if host.free_cpus() > room { " (and no further lcore; raise `spare_lcores`)" } else { "" };
         format!("{} {room} of {}{lcores}", host.host.name, host.host.nf_cpus.len())
     };

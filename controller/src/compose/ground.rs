@@ -1,13 +1,14 @@
 //! What is taken on each host: vports, lcores, CPUs, attachments. New elements get what is free.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use packet::VportId;
 use shm::counters::MAX_VPORTS;
 
+use super::known::Known;
 use super::state::{AttachmentState, ElementState, HostState, What};
 use crate::config::Host;
+use crate::inventory::Inventory;
 
 /// Lcores that a dataplane can have; some of EAL's 128 are left to its own threads.
 const MAX_LCORES: usize = 120;
@@ -19,8 +20,6 @@ const SPARE_LCORES: usize = 8;
 pub(super) struct Ground<'a> {
     pub(super) hosts: Vec<HostGround<'a>>,
     by_name: HashMap<&'a str, usize>,
-    /// Hosts by room for automatic instances, the roomiest first.
-    by_room: BTreeSet<(Reverse<usize>, usize)>,
 }
 
 /// Where an endpoint is, and which tenant's place it is: those of several may be behind one VTEP, each in its own network.
@@ -34,6 +33,8 @@ fn place(tenant: &str, attachment: &AttachmentState) -> Place {
 /// One host.
 pub(super) struct HostGround<'a> {
     pub(super) host: &'a Host,
+    /// Its machine, if it is known.
+    pub(super) inventory: Option<&'a Inventory>,
     vports: BTreeSet<u16>,
     slots: BTreeSet<usize>,
     /// Lcores whose instance ends now.
@@ -51,6 +52,38 @@ pub(super) struct Owner {
     pub(super) retired: bool,
 }
 
+/// How much an instance is drawn to each NUMA node: by the ports of its chains, then by its neighbours on them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Wish {
+    votes: BTreeMap<u16, (u64, u64)>,
+}
+
+impl Wish {
+    /// A port that packets come from or go to; `weight` is how many.
+    pub(super) fn port(&mut self, node: Option<u16>, weight: u64) {
+        if let Some(node) = node {
+            self.votes.entry(node).or_default().0 += weight;
+        }
+    }
+
+    /// The element before or behind it.
+    pub(super) fn neighbour(&mut self, node: Option<u16>, weight: u64) {
+        if let Some(node) = node {
+            self.votes.entry(node).or_default().1 += weight;
+        }
+    }
+
+    /// What speaks for a node.
+    pub(super) fn of(&self, node: Option<u16>) -> (u64, u64) {
+        node.and_then(|node| self.votes.get(&node)).copied().unwrap_or_default()
+    }
+
+    /// The node that most speaks for, if any does; the lowest among equals.
+    pub(super) fn best(&self) -> Option<u16> {
+        self.votes.iter().max_by_key(|(node, votes)| (**votes, std::cmp::Reverse(**node))).map(|(node, _)| *node)
+    }
+}
+
 /// Where a new instance runs.
 pub(super) struct Spot {
     pub(super) vport: VportId,
@@ -59,10 +92,11 @@ pub(super) struct Spot {
 }
 
 impl<'a> Ground<'a> {
-    pub(super) fn new(hosts: &'a [Host], before: &BTreeMap<String, HostState>) -> Self {
-        let grounds: Vec<HostGround<'a>> = hosts.iter().map(|host| HostGround::new(host, before)).collect();
+    pub(super) fn new(hosts: &'a [Host], before: &BTreeMap<String, HostState>, known: &'a Known) -> Self {
+        let ground = |host: &'a Host| HostGround::new(host, before, known.inventory(&host.name));
+        let grounds: Vec<HostGround<'a>> = hosts.iter().map(ground).collect();
         let by_name = hosts.iter().enumerate().map(|(index, host)| (host.name.as_str(), index)).collect();
-        Self { hosts: grounds, by_name, by_room: BTreeSet::new() }
+        Self { hosts: grounds, by_name }
     }
 
     pub(super) fn host(&self, name: &str) -> Option<usize> {
@@ -85,34 +119,43 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// Everything that was there is occupied: automatic instances can be placed from now on.
-    pub(super) fn survey(&mut self) {
-        self.by_room = self.hosts.iter().enumerate().map(|(index, host)| (Reverse(host.room()), index)).collect();
-    }
-
     /// How many more instances fit on the host that name no CPU.
-    pub(super) fn room(&self, host: usize) -> usize {
+    pub(super) fn room(&self, host: usize) -> Room {
         self.hosts[host].room()
-    }
-
-    /// The roomiest host that has room and that suits.
-    pub(super) fn roomiest(&self, suits: impl Fn(usize) -> bool) -> Option<usize> {
-        let with_room = self.by_room.iter().take_while(|(Reverse(room), _)| *room > 0);
-        with_room.map(|(_, host)| *host).find(|host| suits(*host))
-    }
-
-    /// A place for an instance; the caller has chosen the host, and perhaps the CPU.
-    pub(super) fn take(&mut self, host: usize, cpu: Option<u16>, owner: &str) -> Result<Spot, Full> {
-        self.by_room.remove(&(Reverse(self.hosts[host].room()), host));
-        let spot = self.hosts[host].take(cpu, owner);
-        self.by_room.insert((Reverse(self.hosts[host].room()), host));
-        spot
     }
 
     /// What the next composition goes on from.
     pub(super) fn host_states(&self) -> BTreeMap<String, HostState> {
         let state = |ground: &HostGround<'_>| HostState { slots: ground.slot_count(), spare: ground.host.spare_lcores };
         self.hosts.iter().map(|ground| (ground.host.name.clone(), state(ground))).collect()
+    }
+}
+
+/// What is left on a host for instances that name no CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// CPUs that nobody has.
+    cpus: usize,
+    /// Further instances may share one.
+    shared: bool,
+    lcores: usize,
+}
+
+impl Room {
+    /// How many more instances fit.
+    pub(super) fn count(self) -> usize {
+        self.cpus.max(usize::from(self.shared)).min(self.lcores)
+    }
+
+    /// How many more fit in all, also several on one CPU where that is allowed.
+    pub(super) fn most(self) -> usize {
+        if self.shared { self.lcores } else { self.count() }
+    }
+
+    /// With one instance more.
+    pub(super) fn take(&mut self) {
+        self.cpus = self.cpus.saturating_sub(1);
+        self.lcores = self.lcores.saturating_sub(1);
     }
 }
 
@@ -127,7 +170,7 @@ pub(super) enum Full {
 }
 
 impl<'a> HostGround<'a> {
-    fn new(host: &'a Host, before: &BTreeMap<String, HostState>) -> Self {
+    fn new(host: &'a Host, before: &BTreeMap<String, HostState>, inventory: Option<&'a Inventory>) -> Self {
         let known = before.get(&host.name).filter(|known| known.spare == host.spare_lcores);
         let mut cpus: BTreeMap<u16, Vec<Owner>> = BTreeMap::new();
         for &cpu in &host.io_cpus {
@@ -140,6 +183,7 @@ impl<'a> HostGround<'a> {
         }
         Self {
             host,
+            inventory,
             vports: [0].into(),
             slots: BTreeSet::new(),
             leaving: BTreeSet::new(),
@@ -181,41 +225,83 @@ impl<'a> HostGround<'a> {
         Some(VportId(vport))
     }
 
-    /// CPUs for instances that nobody has.
-    pub(super) fn free_cpus(&self) -> usize {
-        self.host.nf_cpus.iter().filter(|cpu| !self.cpus.contains_key(cpu)).count()
+    /// Whether threads can run there, as far as is known.
+    pub(super) fn is_online(&self, cpu: u16) -> bool {
+        self.inventory.is_none_or(|inventory| inventory.cpu(cpu).is_some_and(|found| found.online))
     }
 
-    /// How many more instances fit here that name no CPU.
-    fn room(&self) -> usize {
+    /// All that are known to be online.
+    pub(super) fn online_cpus(&self) -> impl Iterator<Item = u16> + '_ {
+        let cpus = self.inventory.into_iter().flat_map(|inventory| &inventory.cpus);
+        cpus.filter(|found| found.online).map(|found| found.cpu)
+    }
+
+    /// CPUs for instances that name none.
+    fn usable_cpus(&self) -> impl Iterator<Item = u16> + '_ {
+        self.host.nf_cpus.iter().copied().filter(|cpu| self.is_online(*cpu))
+    }
+
+    /// How many there are that nobody has.
+    pub(super) fn free_cpus(&self) -> usize {
+        self.usable_cpus().filter(|cpu| !self.cpus.contains_key(cpu)).count()
+    }
+
+    /// The same by NUMA node; those of no known node are under none.
+    pub(super) fn free_by_node(&self) -> BTreeMap<Option<u16>, usize> {
+        let mut free = BTreeMap::new();
+        for cpu in self.usable_cpus().filter(|cpu| !self.cpus.contains_key(cpu)) {
+            *free.entry(self.node_of(cpu)).or_default() += 1;
+        }
+        free
+    }
+
+    /// The NUMA node of a CPU, if it is known.
+    pub(super) fn node_of(&self, cpu: u16) -> Option<u16> {
+        self.inventory?.node_of_cpu(cpu)
+    }
+
+    pub(super) fn room(&self) -> Room {
         let taken = self.slots.union(&self.leaving).count();
         let lcores = self.limit.unwrap_or(self.most_slots()).saturating_sub(taken);
-        let least = usize::from(self.host.share_cores && !self.host.nf_cpus.is_empty());
-        self.free_cpus().max(least).min(lcores)
+        let shared = self.host.share_cores && self.usable_cpus().next().is_some();
+        Room { cpus: self.free_cpus(), shared, lcores }
     }
 
     fn most_slots(&self) -> usize {
         MAX_LCORES.saturating_sub(self.host.io_cpus.len())
     }
 
-    fn take(&mut self, cpu: Option<u16>, owner: &str) -> Result<Spot, Full> {
+    /// A place for an instance: on this CPU, or on the best that is free.
+    pub(super) fn take(&mut self, cpu: Option<u16>, wish: &Wish, owner: &str) -> Result<Spot, Full> {
         let slot = lowest_free(self.slots.union(&self.leaving).copied());
         let limit = self.limit.unwrap_or(self.most_slots());
         if slot >= limit {
             return Err(Full::Lcores { count: limit, at_most: limit >= self.most_slots() });
         }
-        let cpu = cpu.or_else(|| self.free_cpu()).ok_or(Full::Cpus)?;
+        let cpu = cpu.or_else(|| self.best_cpu(wish)).ok_or(Full::Cpus)?;
         let vport = self.free_vport().ok_or(Full::Vports)?;
         self.slots.insert(slot);
         self.cpus.entry(cpu).or_default().push(Owner { name: owner.to_owned(), retired: false });
         Ok(Spot { vport, slot, cpu })
     }
 
-    /// The first that nobody has; the one with fewest owners if they may be shared.
-    fn free_cpu(&self) -> Option<u16> {
-        let owners = |cpu: &&u16| self.cpus.get(cpu).map_or(0, Vec::len);
-        let best = self.host.nf_cpus.iter().min_by_key(owners)?;
-        (self.host.share_cores || owners(&best) == 0).then_some(*best)
+    /// One that nobody has, or fewest have if they may be shared; of these one on the NUMA node that is wished for, whose physical
+    /// core nobody else uses, that the kernel leaves alone; the lowest.
+    pub(super) fn best_cpu(&self, wish: &Wish) -> Option<u16> {
+        let owners = |cpu: u16| self.cpus.get(&cpu).map_or(0, Vec::len);
+        let rank = |cpu: &u16| {
+            let isolated = self.inventory.and_then(|inventory| inventory.cpu(*cpu)).is_some_and(|found| found.isolated);
+            (owners(*cpu), std::cmp::Reverse(wish.of(self.node_of(*cpu))), self.busy_siblings(*cpu), !isolated, *cpu)
+        };
+        let best = self.usable_cpus().min_by_key(rank)?;
+        (self.host.share_cores || owners(best) == 0).then_some(best)
+    }
+
+    /// How many of the other threads of a CPU's physical core somebody has.
+    pub(super) fn busy_siblings(&self, cpu: u16) -> usize {
+        let found = self.inventory.and_then(|inventory| inventory.cpu(cpu));
+        let siblings = found.map(|found| found.siblings.as_slice()).unwrap_or_default();
+        siblings.iter().filter(|other| **other != cpu && self.cpus.contains_key(other)).count()
     }
 
     /// Lcores for instances, running and spare; fixed once they are counted.

@@ -25,10 +25,12 @@ mod difference;
 mod elements;
 mod geometry;
 mod ground;
+mod known;
 mod launch;
 mod mtu;
 mod part;
 mod paths;
+mod place;
 mod rules;
 mod state;
 mod tags;
@@ -47,6 +49,7 @@ use counters::Counters;
 pub use difference::{Difference, HostDifference, difference};
 use elements::Search;
 use ground::Ground;
+pub use known::Known;
 use launch::Share;
 use part::{Part, Sketch};
 pub use state::State;
@@ -109,6 +112,8 @@ pub struct PlacedInstance {
     pub cpu: u16,
     /// It gets no new flows and ends with its last one.
     pub retired: bool,
+    /// Why it was put there, in words.
+    pub why: Vec<String>,
     /// The clone of a mangler that it is, if its kind has several: an index into the transformation's clones of the kind.
     pub clone: Option<usize>,
 }
@@ -262,14 +267,25 @@ fn unset_action(path: PathId, vni: Vni, tag: Tag) -> ExactAction {
 /// Computes what every host installs. `before` is the state of the composition in force; a first one has none. `reuse` is a
 /// composition that came before, of which unchanged parts are taken over; it makes no difference to the result.
 pub fn compose(config: &Config, before: &State, reuse: Option<&Composition>) -> Result<Composition, ConfigErrors> {
+    compose_on(config, before, &Known::default(), reuse)
+}
+
+/// The same where something is known of the machines: it decides where new instances go that name no CPU, and nothing else.
+pub fn compose_on(
+    config: &Config,
+    before: &State,
+    known: &Known,
+    reuse: Option<&Composition>,
+) -> Result<Composition, ConfigErrors> {
     let same_ground = |known: &&Composition| known.grounds.0 == config.hosts && known.grounds.1 == config.encapsulation;
-    let reuse = reuse.filter(same_ground);
+    // Where anything may move, nobody is taken over unseen.
+    let reuse = reuse.filter(same_ground).filter(|_| !known.may_move);
     let geometry = geometry::of_hosts(config);
-    let mut ground = Ground::new(&config.hosts, &before.hosts);
+    let mut ground = Ground::new(&config.hosts, &before.hosts, known);
     let nothing = TenantState::default();
     let tenants = Tenants::of(config, before, reuse, &nothing);
     let mut problems = Problems::new(&config.file);
-    let searched = search(&mut problems, config, &tenants, &mut ground);
+    let searched = search(&mut problems, config, known, &tenants, &mut ground);
     let mut sketches = Vec::with_capacity(tenants.all.len());
     for (found, members) in tenants.all.iter().zip(searched) {
         let Some(members) = members else {
@@ -362,6 +378,7 @@ impl<'a> Tenants<'a> {
 fn search(
     problems: &mut Problems,
     config: &Config,
+    known: &Known,
     tenants: &Tenants<'_>,
     ground: &mut Ground<'_>,
 ) -> Vec<Option<elements::Members>> {
@@ -380,12 +397,10 @@ fn search(
     for search in searches.iter_mut().flatten() {
         search.place_endpoints(problems, config, ground);
     }
-    ground.survey();
-    for fixed in [true, false] {
-        for search in searches.iter_mut().flatten() {
-            search.place_instances(problems, ground, fixed);
-        }
+    for search in searches.iter_mut().flatten() {
+        search.place_instances(problems, ground);
     }
+    place::place(problems, config, known, tenants, &mut searches, ground);
     searches.into_iter().map(|search| search.map(|search| search.finish(ground))).collect()
 }
 
@@ -508,6 +523,12 @@ impl Composition {
         let choices =
             self.subchains.get(subchain).into_iter().flat_map(|found| &found.heads).flat_map(|head| &head.choices);
         choices.into_iter().any(|(path, _)| !self.paths[*path].retired)
+    }
+
+    /// Whether all hosts' dataplanes would be the same by it.
+    pub fn is_same_on_hosts(&self, other: &Self) -> bool {
+        let launches = self.hosts.iter().map(|part| &part.launch);
+        launches.eq(other.hosts.iter().map(|part| &part.launch))
     }
 
     /// The name of a tenant, also of one that the configuration lacks.

@@ -279,6 +279,7 @@ fn instances(shares: &Shares<'_>, cut: &Cut) -> Vec<PlacedInstance> {
             lcore: shares.lcore(member, host),
             cpu: instance.cpu,
             retired: state.retired,
+            why: instance.why.clone(),
             clone,
         });
     }

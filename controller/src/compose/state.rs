@@ -132,6 +132,9 @@ pub(super) struct InstanceState {
     /// Its kind is a mangler; what is told to the dataplane also goes by its paths.
     pub(super) mangles: bool,
     pub(super) pool: Vec<IpNet>,
+    /// Why it was put where it is; of instances that earlier releases started nothing is known.
+    #[serde(default)]
+    pub(super) why: Vec<String>,
 }
 
 /// A path with its numbers.
@@ -217,6 +220,14 @@ impl State {
     pub fn retired(&self) -> impl Iterator<Item = (PathId, &str)> {
         let paths = self.tenants.values().flat_map(|tenant| &tenant.paths);
         paths.filter(|(_, path)| path.retired).map(|(id, path)| (*id, path.name.as_str()))
+    }
+
+    /// A state in which nothing is there, and no number that was given away is given again.
+    pub fn begun_anew(&self) -> Self {
+        let empty =
+            |tenant: &Arc<TenantState>| TenantState { next_element: tenant.next_element, ..TenantState::default() };
+        let tenants = self.tenants.iter().map(|(name, tenant)| (name.clone(), Arc::new(empty(tenant))));
+        Self { next_path: self.next_path, hosts: BTreeMap::new(), tenants: tenants.collect() }
     }
 
     /// The state without these retired paths, whose last flow ended, and without retired elements that no path uses any more.

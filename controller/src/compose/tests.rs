@@ -20,6 +20,7 @@ fn composed(text: &str) -> (Config, Composition) {
 }
 
 mod changes;
+mod places;
 
 /// What an exact rule makes of a packet, whether said by the controller or learned.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use packet::Vni;
 
 use super::segment::{End, Segment};
-use super::{Attachment, Chain, Config, Endpoint, Host, Instance, Problem, Problems, Tenant};
+use super::{Attachment, Chain, Config, Endpoint, Host, Instance, Problem, Problems, Tenant, capacity};
 
 pub(super) fn check(problems: &mut Problems, config: &mut Config) {
     let mut warnings = Warnings { file: config.file.clone(), found: Vec::new() };
@@ -25,6 +25,7 @@ pub(super) fn check(problems: &mut Problems, config: &mut Config) {
         check_selectors(problems, tenant);
         check_functions(problems, &mut warnings, tenant);
         check_weights(problems, tenant);
+        capacity::check(problems, tenant);
     }
     config.warnings = warnings.found;
 }

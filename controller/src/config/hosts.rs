@@ -11,6 +11,12 @@ use super::{Host, Hugepages, Port, Problems, Underlay};
 
 /// The highest CPU number that is believed.
 const MAX_CPU: i64 = 1_023;
+/// More than any link has.
+pub(super) const MAX_BANDWIDTH_MBPS: i64 = 10_000_000;
+/// A minute; farther is nothing.
+pub(super) const MAX_DELAY_US: i64 = 60_000_000;
+/// From a host to the middle of an underlay that says nothing of it: a switch and two cables.
+const DELAY_US: u64 = 10;
 
 /// The name of the underlay's port; no other port may have it.
 const UNDERLAY: &str = "underlay";
@@ -208,7 +214,7 @@ fn port_keys(problems: &mut Problems, name: &str, section: &Section<'_>, spread:
 }
 
 fn underlay(problems: &mut Problems, value: &Value<'_>, spread: &mut Spread<'_>) -> Option<Underlay> {
-    let known = [&["address", "gateway", "udp_port"][..], &PORT_KEYS[..]].concat();
+    let known = [&["address", "gateway", "udp_port", "bandwidth_mbps", "delay_us"][..], &PORT_KEYS[..]].concat();
     let section = value.section(problems, "a table of the underlay's keys", &known);
     let port = port_keys(problems, UNDERLAY, &section, spread);
     let remedy = "give the host's VTEP address with its prefix length, such as `192.0.2.1/24`";
@@ -219,6 +225,11 @@ fn underlay(problems: &mut Problems, value: &Value<'_>, spread: &mut Spread<'_>)
     let gateway: Option<(&Value<'_>, IpAddr)> =
         gateway.and_then(|value| Some((value, value.parse(problems, "the address of a router")?)));
     let udp_port = section.get("udp_port").and_then(|value| value.integer(problems, 1..=65_535, "a UDP port"));
+    let bandwidth_mbps = section.get("bandwidth_mbps");
+    let bandwidth_mbps =
+        bandwidth_mbps.and_then(|value| value.integer(problems, 1..=MAX_BANDWIDTH_MBPS, "Mbit/s of the link"));
+    let delay_us = section.get("delay_us");
+    let delay_us = delay_us.and_then(|value| value.integer(problems, 0..=MAX_DELAY_US, "microseconds"));
     let (at, address) = address?;
     // Room for VXLAN's headers around the least packet that IPv6 must carry (RFC 8200 section 5).
     if port.mtu < 1_350 {
@@ -236,7 +247,8 @@ fn underlay(problems: &mut Problems, value: &Value<'_>, spread: &mut Spread<'_>)
         at.note(problems, text);
     }
     let gateway = gateway.map(|(_, router)| router);
-    Some(Underlay { port, address, gateway, udp_port: udp_port.unwrap_or(4_789) })
+    let udp_port = udp_port.unwrap_or(4_789);
+    Some(Underlay { port, address, gateway, udp_port, bandwidth_mbps, delay_us: delay_us.unwrap_or(DELAY_US) })
 }
 
 /// True for the first and last address of an IPv4 prefix, and the first of an IPv6 prefix.

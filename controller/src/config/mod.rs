@@ -6,6 +6,7 @@
 //!
 //! The keys are documented in [`EXAMPLE`], which is also what `towpath init` writes.
 
+pub(crate) mod capacity;
 mod check;
 pub mod compaction;
 mod hosts;
@@ -114,6 +115,10 @@ pub struct Underlay {
     pub gateway: Option<IpAddr>,
     /// VXLAN's UDP destination port.
     pub udp_port: u16,
+    /// What the link carries each way; none leaves it to what the kernel tells of the port.
+    pub bandwidth_mbps: Option<u64>,
+    /// From here to the middle of the underlay.
+    pub delay_us: u64,
 }
 
 /// A DPDK device.
@@ -197,6 +202,8 @@ pub struct Nf {
     pub detect: bool,
     /// Its configuration, for instances yet to come.
     pub config: serde_json::Value,
+    /// What one instance on one CPU carries, if the operator says so.
+    pub capacity_pps: Option<u64>,
 }
 
 /// A running copy of a function.
@@ -241,6 +248,24 @@ pub struct Chain {
     pub through: Vec<usize>,
     /// An index into [`Tenant::instances`] and its share of new flows; an instance that is not named has 1.
     pub weights: Vec<(usize, u32)>,
+    /// What traffic it is for, if the operator says so.
+    pub demand: Option<Demand>,
+}
+
+/// What traffic a chain is for, in each direction; what the network and its instances are held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Packets per second.
+    pub packets_pps: u64,
+    /// Bits on the underlay.
+    pub bandwidth_mbps: u64,
+    /// The longest time that the way over the underlay may take.
+    pub delay_max_us: Option<u64>,
+}
+
+impl Demand {
+    /// Of a chain that does not say: a little of everything, so that ways of chains are compared by their number.
+    pub const UNSAID: Self = Self { packets_pps: 1_000, bandwidth_mbps: 1, delay_max_us: None };
 }
 
 impl Tenant {

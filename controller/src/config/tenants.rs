@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use packet::Vni;
 
 use super::hosts::{Known, is_unicast, lookup_port};
+use super::hosts::{MAX_BANDWIDTH_MBPS, MAX_DELAY_US};
 use super::selector::protocol_number;
 use super::tree::{Section, Value, suggest};
-use super::{Attachment, Chain, Endpoint, Host, Nf, PortRange, Problems, Selector, Tenant, instances};
+use super::{Attachment, Chain, Demand, Endpoint, Host, Nf, PortRange, Problems, Selector, Tenant, instances};
 
 pub(super) fn read(problems: &mut Problems, value: &Value<'_>, hosts: &[Host]) -> Vec<Tenant> {
     let hosts = Known::new(hosts);
@@ -231,7 +232,8 @@ fn check_gateways(
 }
 
 fn nf(problems: &mut Problems, name: &str, value: &Value<'_>) -> Nf {
-    let section = value.section(problems, "a table of the function's keys", &["function", "config", "mangles"]);
+    let section =
+        value.section(problems, "a table of the function's keys", &["function", "config", "mangles", "capacity_pps"]);
     let names = || nf::functions().iter().map(|info| info.name);
     let function = section.need(problems, "function", "name its implementation, such as `firewall`");
     let function = function.and_then(|value| {
@@ -258,6 +260,9 @@ fn nf(problems: &mut Problems, name: &str, value: &Value<'_>) -> Nf {
         mangles: !detect && mangles.unwrap_or_else(|| function.is_some_and(|info| info.mangles)),
         detect,
         config,
+        capacity_pps: section
+            .get("capacity_pps")
+            .and_then(|value| value.integer(problems, 1..=MAX_PACKETS_PPS, "packets per second of one instance")),
     };
     // A configuration that instances may complete is checked with each of them; alone only if it is all there is.
     if let Some(info) = function
@@ -303,7 +308,7 @@ fn lookup_endpoint(problems: &mut Problems, section: &Section<'_>, key: &str, te
 }
 
 fn chain(problems: &mut Problems, name: &str, value: &Value<'_>, tenant: &Tenant) -> Option<Chain> {
-    let known = ["from", "to", "select", "through", "weights"];
+    let known = ["from", "to", "select", "through", "weights", "demand"];
     let section = value.section(problems, "a table of the chain's keys", &known);
     let from = lookup_endpoint(problems, &section, "from", tenant);
     let to = lookup_endpoint(problems, &section, "to", tenant);
@@ -331,7 +336,24 @@ fn chain(problems: &mut Problems, name: &str, value: &Value<'_>, tenant: &Tenant
         let text = "source and destination have no address family in common, so no packet can match; correct `select` or the endpoints' prefixes";
         section.at.note(problems, text);
     }
-    Some(Chain { name: name.to_owned(), line: value.line, from, to, selector, through, weights })
+    let demand = section.get("demand").map(|value| demand(problems, value));
+    Some(Chain { name: name.to_owned(), line: value.line, from, to, selector, through, weights, demand })
+}
+
+/// More packets per second than any link has.
+const MAX_PACKETS_PPS: i64 = 10_000_000_000;
+
+fn demand(problems: &mut Problems, value: &Value<'_>) -> Demand {
+    let known = ["packets_pps", "bandwidth_mbps", "delay_max_us"];
+    let section = value.section(problems, "a table such as `{packets_pps: 100000, bandwidth_mbps: 400}`", &known);
+    let mut number = |key, range, what| section.get(key).and_then(|value| value.integer::<u64>(problems, range, what));
+    Demand {
+        packets_pps: number("packets_pps", 0..=MAX_PACKETS_PPS, "packets per second")
+            .unwrap_or(Demand::UNSAID.packets_pps),
+        bandwidth_mbps: number("bandwidth_mbps", 0..=MAX_BANDWIDTH_MBPS, "Mbit/s")
+            .unwrap_or(Demand::UNSAID.bandwidth_mbps),
+        delay_max_us: number("delay_max_us", 0..=MAX_DELAY_US, "microseconds"),
+    }
 }
 
 fn selector(problems: &mut Problems, value: &Value<'_>) -> Selector {

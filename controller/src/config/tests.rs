@@ -486,3 +486,20 @@ fn a_host_without_a_controllers_address_beside_one_that_has_one_is_warned_of() {
     let config = parse("f.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
     assert!(config.warnings[0].text.starts_with("`host2` without `controller`: changes are not agreed"));
 }
+
+/// Breaks if a demand that its instances are declared not to carry is taken, or if the message does not say how many would do.
+#[test]
+fn a_demand_beyond_the_declared_capacity_is_a_mistake() {
+    let demand = |pps: u32| {
+        let chain = format!("      web: {{demand: {{packets_pps: {pps}, bandwidth_mbps: 9, delay_max_us: 50}}, ");
+        let text = GOOD.replace("tap: {function: passthrough}", "tap: {function: passthrough, capacity_pps: 1000}");
+        parse("f.yaml", &text.replace("      web: {", &chain)).map_err(|errors| errors.to_string())
+    };
+    let config = demand(1_000).unwrap();
+    let wanted = Demand { packets_pps: 1_000, bandwidth_mbps: 9, delay_max_us: Some(50) };
+    assert_eq!(config.tenants[0].chains[0].demand, Some(wanted));
+    assert_eq!(config.tenants[0].nfs[2].capacity_pps, Some(1_000));
+    let error = demand(2_001).unwrap_err();
+    assert!(error.contains("tenants.acme.chains.web: `tap/1` would get 2001 packets/s, but carries 1000"), "{error}");
+    assert!(error.contains("takes 3 instances"), "{error}");
+}

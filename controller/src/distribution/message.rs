@@ -8,6 +8,8 @@ use packet::PathId;
 use serde::{Deserialize, Serialize};
 
 use super::{Document, Stamp};
+use crate::api::OccupiedLcore;
+use crate::inventory::Inventory;
 
 /// Names one attempt to make a change; no two attempts have the same, whoever led them and whenever.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -127,12 +129,26 @@ pub enum Message {
     },
 }
 
+/// What a host says of its machine and its dataplane; on connecting, and when it changes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its machine.
+    pub inventory: Inventory,
+    /// The instances that run.
+    pub lcores: Vec<OccupiedLcore>,
+    /// It has begun with the file and nothing runs yet: instances may still go elsewhere.
+    #[serde(default)]
+    pub opening: bool,
+}
+
 /// What is in a frame between two controllers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Letter {
     /// About versions.
     Version(Message),
+    /// About the sender's machine.
+    Facts(Box<Facts>),
     /// A question that the API asks of all hosts: a request of the API, as JSON.
     Ask {
         /// For the answer.

@@ -52,7 +52,7 @@ mod wire;
 pub use document::{Document, Installed, Record, Stamp, digest};
 pub use key::{Key, KeyError};
 pub use machine::{Action, Input, Machine, Phase, Refusal, Task, Times};
-pub use message::{ChangeId, Letter, Message, PeerStatus};
+pub use message::{ChangeId, Facts, Letter, Message, PeerStatus};
 
 #[cfg(test)]
 mod tests;

@@ -129,14 +129,21 @@ impl Server {
         for instance in &self.plan.composition.instances {
             let name = &instance.running_name;
             let here = instance.host == self.plan.host;
+            let host = self.plan.config.hosts[instance.host].name.as_str();
+            let runs = self.machines.occupied(host, name);
             let counters = if here { self.nf_counters(name) } else { Vec::new() };
             let failed = stats.failed.contains(&instance.place) || (here && self.has_panicked(name));
             rows.push(InstanceRow {
                 instance: instance.name.clone(),
                 function: instance.function.clone(),
                 mangles: instance.mangles,
-                host: self.plan.config.hosts[instance.host].name.clone(),
+                host: host.to_owned(),
+                lcore: instance.lcore,
                 cpu: instance.cpu,
+                confirmed_cpu: runs.and_then(|runs| runs.cpu),
+                node: self.machines.node(host, instance.cpu),
+                capacity_pps: runs.and_then(|runs| runs.capacity_pps),
+                why: instance.why.clone(),
                 state: match (here, failed) {
                     (_, true) => InstanceState::Failed,
                     _ if instance.retired => InstanceState::Draining,

@@ -10,10 +10,10 @@ use mio::Token;
 use packet::PathId;
 use shm::snapshot::LcoreSnapshot;
 
-use super::versions::{composed, lines, plan_of};
+use super::versions::{Planned, composed, lines, plan_of};
 use super::{Server, State, Waiting, failed};
 use crate::api::{Applied, FailureKind, HostChange, Progress, Response};
-use crate::compose::{compose, difference};
+use crate::compose::{self, Known, compose_on, difference};
 use crate::config;
 use crate::config::compaction::compact;
 use crate::config::operations::{self, Operation};
@@ -24,7 +24,7 @@ use crate::steering::{Command, Stats};
 
 /// A change under way that this host proposed.
 pub(super) struct Asked {
-    /// Who waits for it; nobody if it only forgets paths.
+    /// Who waits for it; nobody if it only forgets paths or places instances at the beginning.
     token: Option<Token>,
     progress: bool,
     pub(super) applied: Applied,
@@ -38,12 +38,16 @@ pub(super) enum Wish {
     Operations(Vec<Operation>),
     /// What is, without these retired paths.
     Forget(BTreeSet<PathId>),
+    /// What is, with every instance placed anew: nothing runs yet.
+    Open,
 }
 
 /// How a wish is to be treated.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Manner {
     pub(super) allow_restart: bool,
+    /// Instances that run and name no CPU may be replaced by others in better places.
+    pub(super) may_move: bool,
     pub(super) dry_run: bool,
     pub(super) progress: bool,
 }
@@ -116,13 +120,14 @@ impl Server {
             ));
         }
         let is_file = matches!(wish, Wish::File { .. });
-        let (document, plan) = match self.document_of(wish) {
+        let (document, plan) = match self.document_of(wish, manner.may_move) {
             Ok(made) => made,
             Err(lines) => return Some(failed(FailureKind::BadConfiguration, lines)),
         };
         let applied = self.describe(&document, &plan, manner.dry_run);
         let active = self.versions.machine.active();
-        let same = document.yaml == active.yaml && document.operations == active.operations;
+        let moves = manner.may_move && document.state != active.state;
+        let same = document.yaml == active.yaml && document.operations == active.operations && !moves;
         let settle = is_file && self.peers_disagree();
         if manner.dry_run || (same && !settle) {
             let version = active.version;
@@ -159,7 +164,9 @@ impl Server {
     }
 
     /// The document that fulfils a wish, and what it makes.
-    fn document_of(&self, wish: Wish) -> Result<(Document, Plan), Vec<String>> {
+    fn document_of(&mut self, wish: Wish, may_move: bool) -> Result<(Document, Plan), Vec<String>> {
+        let known = Known { may_move, ..self.known() };
+        let is_housekeeping = matches!(wish, Wish::Forget(_) | Wish::Open);
         let active = self.versions.machine.active();
         let before = &self.plan.composition.state;
         let (file, yaml, operations, state) = match wish {
@@ -171,6 +178,7 @@ impl Server {
             Wish::Forget(paths) => {
                 (active.file.clone(), active.yaml.clone(), active.operations.clone(), before.forget(&paths))
             }
+            Wish::Open => (active.file.clone(), active.yaml.clone(), active.operations.clone(), before.begun_anew()),
         };
         let config = config::parse(&file, &yaml).map_err(lines)?;
         let wrong = |error: operations::OperationError| vec![error.to_string()];
@@ -178,12 +186,62 @@ impl Server {
         let operations = compact(&config, &operations, |tenant, instance| !state.has_element(tenant, instance));
         let config = operations::apply(&config, &operations).map_err(wrong)?;
         let reuse = Some(&self.plan.composition);
-        let state = compose(&config, &state, reuse).map_err(lines)?.state;
+        let state = match self.planned(&yaml, &operations, &known) {
+            Some(state) if !is_housekeeping => state,
+            _ => compose_on(&config, &state, &known, reuse).map_err(lines)?.state,
+        };
         let newest = self.versions.machine.peers().filter_map(|(_, _, status)| Some(status?.active.version)).max();
         let version = active.version.max(newest.unwrap_or(0)).saturating_add(1);
+        if !is_housekeeping {
+            let (base, inventories) = (active.stamp(), known.inventories);
+            let (yaml, operations, state) = (yaml.clone(), operations.clone(), state.clone());
+            self.versions.planned = Some(Planned { base, yaml, operations, may_move, inventories, state });
+        }
         let document = Document { version, file, yaml, operations, state };
         let plan = plan_of(&document, &self.options.host, Some(&self.plan))?;
         Ok((document, plan))
+    }
+
+    /// Where the same change was to put its instances when it was last asked about, if all is as it was then.
+    fn planned(&self, yaml: &str, operations: &[Operation], known: &Known) -> Option<compose::State> {
+        let planned = self.versions.planned.as_ref()?;
+        let same = planned.base == self.versions.machine.active().stamp()
+            && planned.yaml == yaml
+            && planned.operations == operations
+            && planned.may_move == known.may_move
+            && planned.inventories == known.inventories;
+        same.then(|| planned.state.clone())
+    }
+
+    /// True while all hosts begin with the file and wait for each other's machines.
+    pub(super) fn is_opening(&self) -> bool {
+        self.versions.opening && self.versions.hold_until.is_some() && self.versions.machine.active().version == 1
+    }
+
+    /// At the beginning the file is composed by each host alone, which knows nothing of the others' machines. If instances are to be
+    /// placed and nothing runs yet on any host, the first one places them anew once it knows all machines.
+    pub(super) fn open(&mut self) {
+        if !self.is_opening() || self.versions.asked.is_some() || self.versions.machine.is_busy() {
+            return;
+        }
+        let ours = self.versions.machine.status().active;
+        let mut ready = self.versions.machine.is_settled();
+        for (name, connected, status) in self.versions.machine.peers() {
+            match (connected, self.machines.peer_is_opening(name)) {
+                // Something runs there already, by the file alone.
+                (_, Some(false)) => {
+                    self.versions.opening = false;
+                    return;
+                }
+                (true, Some(true)) => ready &= status.is_some_and(|status| status.active == ours),
+                _ => ready = false,
+            }
+        }
+        let leads = self.plan.config.hosts.first().is_some_and(|host| host.name == self.options.host);
+        if ready && leads {
+            self.versions.opening = self.propose_quietly(Wish::Open, "instances are placed by all machines");
+            self.look_at_machine();
+        }
     }
 
     /// What the change does, in words.
@@ -200,6 +258,7 @@ impl Server {
             version: document.version,
             transformation: plan.composition.transformation.to_string().lines().map(str::to_owned).collect(),
             changes: difference.lines,
+            placements: self.placements(plan),
             hosts: difference.hosts.iter().map(host).filter(|host| touched(&host)).collect(),
             restart: self.restarts_for(plan),
             flows_kept: 0,
@@ -238,7 +297,10 @@ impl Server {
     pub(super) fn finish_change(&mut self, outcome: Result<Vec<String>, Refusal>) {
         let Some(Asked { token, applied, .. }) = self.versions.asked.take() else { return };
         let response = match outcome {
-            Ok(late) => Response::Applied(Applied { late, ..applied }),
+            Ok(late) => {
+                let placements = self.confirmed(applied.placements);
+                Response::Applied(Applied { late, placements, ..applied })
+            }
             Err(refusal) => {
                 let kind = match &refusal {
                     Refusal { needs_restart: true, .. } => FailureKind::NeedsRestart,
@@ -257,7 +319,7 @@ impl Server {
         match (token, response) {
             (Some(token), response) => self.respond_late(token, &response),
             (None, Response::Failed(failure)) => {
-                tracing::warn!("idle paths are not forgotten yet: {}", failure.lines.join("; "));
+                tracing::warn!("what was proposed by itself is not done yet: {}", failure.lines.join("; "));
             }
             (None, _) => {}
         }
@@ -270,15 +332,26 @@ impl Server {
         if self.versions.asked.is_some() || paths.is_empty() {
             return;
         }
-        match self.document_of(Wish::Forget(paths)) {
+        self.propose_quietly(Wish::Forget(paths), "paths that have ended are forgotten");
+    }
+
+    /// Proposes a change that nobody waits for; false if there is nothing to propose.
+    fn propose_quietly(&mut self, wish: Wish, what: &str) -> bool {
+        let is_opening = matches!(wish, Wish::Open);
+        match self.document_of(wish, false) {
+            Ok((_, plan)) if is_opening && plan.composition.is_same_on_hosts(&self.plan.composition) => false,
             Ok((document, plan)) => {
                 let applied = self.describe(&document, &plan, false);
-                tracing::info!("version {} forgets paths that have ended", document.version);
+                tracing::info!("version {}: {what}", document.version);
                 self.versions.asked = Some(Asked { token: None, progress: false, applied });
                 let (document, composed) = (Box::new(document), composed(&plan));
                 self.feed(Input::Propose { document, composed, allow_restart: false, settle: false });
+                true
             }
-            Err(lines) => self.note(format!("idle paths can't be forgotten: {}", lines.join("; "))),
+            Err(lines) => {
+                self.note(format!("not done: {what}: {}", lines.join("; ")));
+                false
+            }
         }
     }
 

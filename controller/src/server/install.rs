@@ -126,6 +126,9 @@ impl Server {
             }
         }
         self.handle.send(Command::Occupy(occupants(&attachment.hello.lcores)));
+        // Peers hear where instances run before they hear that the version is installed.
+        self.look_at_machine();
+        let State::Attached(attachment) = &self.state else { return };
         let runs = |lcore: &LcoreReport| if lcore.role == LcoreRole::Nf { lcore.vport } else { None };
         let running: BTreeSet<_> = attachment.hello.lcores.iter().filter_map(runs).collect();
         let before = self.versions.failed.len();

@@ -1,5 +1,6 @@
 //! From the command line to a served host, through the dataplane's ends and restarts, to an orderly end.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -19,10 +20,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use super::install::occupants;
+use super::machines::Machines;
 use super::versions::{Versions, composed, hosts, plan_of};
 use super::{Attachment, CAPTURE_QUEUE, FIRST_CONNECTION, FIRST_LINK, SIGNALS, Server, State, TICK, WAKER, Waiting};
 use super::{change, record_file, watch};
-use crate::compose::{self, compose};
+use crate::compose::{self, compose_on};
 use crate::config::{self, ConfigErrors, LoadError};
 use crate::distribution::links::{LinkError, Links};
 use crate::distribution::{Document, Key, KeyError, Machine, Record, Times};
@@ -159,6 +161,8 @@ struct Beginning {
     record: Record,
     plan: Arc<Plan>,
     staged: Option<Arc<Plan>>,
+    /// The file is its first version.
+    fresh: bool,
     /// What the operator should know of it.
     news: Vec<String>,
 }
@@ -172,11 +176,17 @@ fn from_file(options: &Options, version: u64) -> Result<Beginning, RunError> {
     };
     let yaml = std::fs::read_to_string(&options.config)
         .map_err(|source| LoadError::Read { file: options.config.clone(), source })?;
-    let composition = compose(&config, &compose::State::default(), None)?;
+    // Several hosts come to the same each by itself, so they may not go by what only one knows.
+    let known = match config.hosts.as_slice() {
+        [alone] => Machines::of(&options.sysfs, alone).known(&options.host, &BTreeMap::new()),
+        _ => compose::Known::default(),
+    };
+    let composition = compose_on(&config, &compose::State::default(), &known, None)?;
     let (file, state) = (config.file.clone(), composition.state.clone());
     let active = Document { version, file, yaml, operations: Vec::new(), state };
     let record = Record { active, installed: None, refused: Vec::new() };
-    Ok(Beginning { record, plan: Arc::new(Plan { config, composition, host }), staged: None, news: Vec::new() })
+    let plan = Arc::new(Plan { config, composition, host });
+    Ok(Beginning { record, plan, staged: None, fresh: true, news: Vec::new() })
 }
 
 /// What was written down, unless the file is to begin anew: on a host without peers and without a running dataplane.
@@ -190,6 +200,7 @@ fn begin(options: &Options, known: Option<Record>, running: bool) -> Result<Begi
             let mut beginning = file?;
             let line =
                 format!("what was in force can't be read any more: {}; the file is taken instead", lines.join("; "));
+            beginning.fresh = false;
             beginning.news.push(line);
             return Ok(beginning);
         }
@@ -210,7 +221,14 @@ fn begin(options: &Options, known: Option<Record>, running: bool) -> Result<Begi
     }
     let installed = record.installed.as_ref();
     let staged = installed.and_then(|installed| plan_of(&installed.document, &options.host, Some(&active)).ok());
-    Ok(Beginning { record, plan: active, staged: staged.map(Arc::new), news })
+    Ok(Beginning { record, plan: active, staged: staged.map(Arc::new), fresh: false, news })
+}
+
+/// Whether hosts that begin with this file place its instances anew once they know each other's machines.
+fn waits_for_machines(config: &config::Config) -> bool {
+    let mut instances = config.tenants.iter().flat_map(|tenant| &tenant.instances);
+    config.hosts.iter().all(|host| host.controller.is_some())
+        && instances.any(|instance| instance.cpu.is_none() && !instance.drain)
 }
 
 /// The machine and the links to peers.
@@ -227,7 +245,9 @@ fn join(options: &Options, beginning: &Beginning, poll: &Poll, running: bool) ->
     let machine = Machine::new(&options.host, &names, record, digest, run, Times::default());
     let peers = hosts.iter().filter(|(name, address)| address.is_some() && *name != options.host).count();
     let hold_until = (peers > 0 && !running).then(|| Instant::now() + PEERS_LIMIT);
-    Ok(Versions::new(machine, links, beginning.staged.clone(), hold_until))
+    let mut versions = Versions::new(machine, links, beginning.staged.clone(), hold_until);
+    versions.opening = beginning.fresh && hold_until.is_some() && waits_for_machines(&beginning.plan.config);
+    Ok(versions)
 }
 
 /// Everything up to the event loop.
@@ -247,9 +267,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         Err(error) => return Err(error.into()),
     };
     let beginning = begin(&options, record_file::read(&dataplane.run_dir), running.is_some())?;
-    for warning in &beginning.plan.composition.warnings {
-        tracing::warn!("{warning}");
-    }
+    beginning.plan.composition.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     record_file::write(&dataplane.run_dir, &beginning.record)?;
     let poll = Poll::new().map_err(RunError::EventLoop)?;
     poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE).map_err(RunError::Signals)?;
@@ -263,6 +281,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
     let seat = Seat { cpu, spin: options.spin || cpu.is_some() };
     let handle = steering::start(Arc::clone(&plan), outlets, seat).map_err(RunError::EventLoop)?;
     let now = Instant::now();
+    let machines = Machines::begin(&options.sysfs, &plan, versions.opening);
     let mut server = Server {
         options,
         plan,
@@ -284,6 +303,7 @@ pub(super) fn prepare(options: Options) -> Result<(Server, Signals), RunError> {
         next_ticket: 0,
         versions,
         draining: change::Draining::default(),
+        machines,
         events_lost: 0,
         next_tick: now + TICK,
         started: now,
@@ -529,6 +549,8 @@ impl Server {
         if !attachment.ready {
             return;
         }
+        self.look_at_machine();
+        let State::Attached(attachment) = &self.state else { return };
         let lost: u64 = attachment.counters.snapshots().iter().map(|lcore| lcore.events_lost).sum();
         if lost != self.events_lost {
             // The ends of flows may be among what was lost: look at what is installed.

@@ -12,14 +12,17 @@ use shm::launch::Launch;
 use super::change::Asked;
 use super::peers::Question;
 use super::{Server, State, record_file};
-use crate::compose::{check, compose};
+use crate::compose::{self, check, compose};
 use crate::config::{self, Config, ConfigErrors, operations};
 use crate::distribution::links::{LinkEvent, Links};
 use crate::distribution::{Action, Document, Input, Letter, Machine, Message, Refusal, Stamp, Task, digest};
 use crate::flows::Plan;
+use crate::inventory::Inventory;
 use crate::process::differences;
 use crate::steering::{Command, Violation};
 
+/// How long the first placement may take once all hosts are there.
+const OPENING_LIMIT: Duration = Duration::from_secs(5);
 /// How often the machine hears of time, while there is anybody to wait for.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -44,6 +47,10 @@ pub(super) struct Versions {
     pub(super) asked: Option<Asked>,
     /// No dataplane is started before the peers have been heard, or this time.
     pub(super) hold_until: Option<Instant>,
+    /// All hosts begin with the file, and instances are placed anew once all machines are known.
+    pub(super) opening: bool,
+    /// Where new instances went in the last composition that was made here for a change.
+    pub(super) planned: Option<Planned>,
     /// Instances here that have panicked.
     pub(super) failed: BTreeSet<VportId>,
     /// The same of peers.
@@ -55,6 +62,16 @@ pub(super) struct Versions {
     /// Questions to peers that are not all answered.
     pub(super) questions: BTreeMap<u64, Question>,
     pub(super) next_question: u64,
+}
+
+/// A composition's outcome, and what it was made of: what is asked for again is not placed otherwise meanwhile.
+pub(super) struct Planned {
+    pub(super) base: Stamp,
+    pub(super) yaml: String,
+    pub(super) operations: Vec<operations::Operation>,
+    pub(super) may_move: bool,
+    pub(super) inventories: BTreeMap<String, Arc<Inventory>>,
+    pub(super) state: compose::State,
 }
 
 /// A plan beside the one in force.
@@ -80,6 +97,8 @@ impl Versions {
             refused: None,
             asked: None,
             hold_until,
+            opening: false,
+            planned: None,
             failed: BTreeSet::new(),
             avoided: BTreeMap::new(),
             rewrites: BTreeMap::new(),
@@ -227,6 +246,11 @@ impl Server {
     /// Whether this host could go by the document.
     fn check(&mut self, document: &Document, theirs: &str, allow_restart: bool) -> Result<(), Refusal> {
         let plan = self.verified(document, theirs)?;
+        if self.is_opening() {
+            // Nothing runs yet; the dataplane will be started with it.
+            self.versions.hold_until = Some(Instant::now() + OPENING_LIMIT);
+            return Ok(());
+        }
         let State::Attached(attachment) = &self.state else {
             return Err(self.refusal(vec!["its dataplane is being started; try again when it runs".into()]));
         };
@@ -246,14 +270,17 @@ impl Server {
             match event {
                 LinkEvent::Up(host) => {
                     tracing::info!("the controller of {host} is there");
+                    self.tell_machine(&host);
                     self.feed(Input::Connected(host));
                 }
                 LinkEvent::Down(host) => {
                     self.lose_answers(&host);
+                    self.machines.lose(&host);
                     self.feed(Input::Disconnected(host));
                 }
                 LinkEvent::Heard(host, letter) => match *letter {
                     Letter::Version(message) => self.feed(Input::Heard(host, message)),
+                    Letter::Facts(facts) => self.machines.hear(host, *facts),
                     Letter::Ask { ticket, question } => self.answer_peer(&host, ticket, &question),
                     Letter::Answer { ticket, answer } => self.hear_answer(&host, ticket, &answer),
                 },
@@ -271,10 +298,13 @@ impl Server {
             self.feed(Input::Tick);
             self.give_up_late_answers(now);
         }
+        self.open();
         if let Some(until) = self.versions.hold_until
-            && (now >= until || self.versions.machine.is_settled())
+            && (now >= until || (self.versions.machine.is_settled() && !self.is_opening()))
         {
             self.versions.hold_until = None;
+            self.versions.opening = false;
+            self.look_at_machine();
         }
     }
 

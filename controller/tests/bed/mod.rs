@@ -101,7 +101,8 @@ impl Host {
         let show = |name| self.path(name).display().to_string();
         let (config, run_dir, program) = (show("towpath.yaml"), show("run"), show("dataplane"));
         let mut words = vec!["towpath-controller", "--host", &self.name, "--config", &config];
-        words.extend(["--run-dir", &run_dir, "--dataplane", &program]);
+        // The machine is not looked at: the files name CPUs that it need not have.
+        words.extend(["--run-dir", &run_dir, "--dataplane", &program, "--sysfs", "/nonexistent"]);
         words.extend(more);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "--ignored", "process_controller", "--nocapture"]);
@@ -169,7 +170,14 @@ impl Host {
 
     pub fn apply(&self, yaml: &str, allow_restart: bool, dry_run: bool) -> Result<Applied, Failure> {
         let file = "new.yaml".to_owned();
-        self.change(&Request::Apply { file, yaml: yaml.into(), allow_restart, dry_run, progress: false })
+        self.change(&Request::Apply {
+            file,
+            yaml: yaml.into(),
+            allow_restart,
+            may_move: false,
+            dry_run,
+            progress: false,
+        })
     }
 
     pub fn change(&self, request: &Request) -> Result<Applied, Failure> {

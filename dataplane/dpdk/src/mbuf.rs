@@ -145,7 +145,27 @@ impl<M: Meta> Mbuf<M> {
     }
 }
 
+impl Mbuf<()> {
+    /// The same packet with metadata. Until then its metadata's cache line is not touched.
+    #[inline]
+    pub fn with_meta<M: Meta>(self, meta: M) -> Mbuf<M> {
+        let raw = self.raw;
+        mem::forget(self);
+        // SAFETY: the mbuf was owned alone and has just been given up; like all of this process it comes from a `Mempool`.
+        unsafe { Mbuf::<M>::reset_meta(raw, meta) };
+        Mbuf { raw, meta: PhantomData }
+    }
+}
+
 impl<M> Mbuf<M> {
+    /// The same packet without its metadata.
+    #[inline]
+    pub fn without_meta(self) -> Mbuf<()> {
+        let raw = self.raw;
+        mem::forget(self);
+        Mbuf { raw, meta: PhantomData }
+    }
+
     #[inline]
     fn fields(&self) -> &rte_mbuf {
         // SAFETY: `raw` is a live mbuf that this value owns; DPDK doesn't write to it while it is owned here.

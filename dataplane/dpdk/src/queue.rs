@@ -50,6 +50,18 @@ impl<M: Meta> RxQueue<M> {
         // (or, in a ring port, that were put into its ring), all made by `Mempool`, and gives them up.
         unsafe { burst.take(usize::MAX, false, receive) }
     }
+
+    /// The same without metadata, for who gives it to those packets only that need it ([`crate::Mbuf::with_meta`]).
+    #[inline]
+    pub fn rx_bare(&mut self, burst: &mut Burst) -> usize {
+        let (port, queue) = (self.port.number(), self.queue);
+        let receive = |mbufs, room: u16| {
+            // SAFETY: as in `rx`.
+            usize::from(unsafe { dpdk_sys::shim_rx_burst(port, queue, mbufs, room) })
+        };
+        // SAFETY: as in `rx`; there is no metadata to be valid.
+        unsafe { burst.take(usize::MAX, true, receive) }
+    }
 }
 
 impl<M> RxQueue<M> {

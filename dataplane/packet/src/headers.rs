@@ -75,7 +75,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::ethernet::{self, HEADER_LEN};
-use crate::{DropReason, FiveTuple, checksum, protocol};
+use crate::{DropReason, FiveTuple, Plain, checksum, protocol};
 
 mod rewrite;
 
@@ -173,6 +173,33 @@ pub fn parse_trusted(frame: &[u8]) -> Result<Headers, DropReason> {
 
 #[inline]
 fn parse_frame<const VERIFY: bool>(frame: &[u8]) -> Result<Headers, DropReason> {
+    let plain = if VERIFY { Plain::parse(frame) } else { Plain::parse_trusted(frame) };
+    match plain {
+        Some(plain) => Ok(plain.into()),
+        None => parse_with_care::<VERIFY>(frame),
+    }
+}
+
+impl From<Plain> for Headers {
+    #[inline(always)]
+    fn from(plain: Plain) -> Self {
+        Self {
+            is_v6: false,
+            l3: HEADER_LEN as u16,
+            l4: HEADER_LEN as u16 + 20,
+            end: plain.frame_len() as u16,
+            five_tuple: plain.five_tuple(),
+            dscp: plain.dscp(),
+            ttl: plain.ttl,
+            tcp_flags: plain.tcp_flags,
+            fragment: Fragment::Whole,
+            quoted_l3: None,
+        }
+    }
+}
+
+/// Any frame, whatever is in it.
+pub(crate) fn parse_with_care<const VERIFY: bool>(frame: &[u8]) -> Result<Headers, DropReason> {
     let (header, packet) = frame.split_first_chunk::<HEADER_LEN>().ok_or(DropReason::Truncated)?;
     match u16::from_be_bytes([header[12], header[13]]) {
         ethernet::IPV4 => parse_ipv4::<VERIFY>(packet),

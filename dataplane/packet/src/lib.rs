@@ -24,6 +24,7 @@ pub mod ip;
 mod names;
 pub mod neighbor;
 pub mod nsh;
+mod plain;
 #[cfg(test)]
 mod samples;
 pub mod vxlan;
@@ -32,3 +33,4 @@ pub use drop_reason::{DropClass, DropReason};
 pub use flow::{FiveTuple, FlowKey, protocol};
 pub use function::{Arrival, NetworkFunction, NfCounter, NfError, Packet, Verdict};
 pub use names::{Direction, Ecn, MacAddr, NameError, PathId, Tag, Vni, VportId};
+pub use plain::Plain;

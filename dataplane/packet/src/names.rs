@@ -66,6 +66,9 @@ impl fmt::Display for Tag {
 pub struct Vni(u32);
 
 impl Vni {
+    /// The network of number 0.
+    pub const ZERO: Self = Self(0);
+
     /// The VNI of this value, if it fits in 24 bits.
     pub const fn new(value: u32) -> Result<Self, NameError> {
         if value < 1 << 24 { Ok(Self(value)) } else { Err(NameError::Vni(value)) }

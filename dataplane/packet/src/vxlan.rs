@@ -23,7 +23,7 @@ use std::ops::Range;
 use crate::ethernet::{self, EthernetHeader, HEADER_LEN};
 use crate::headers::{Fragment, Headers};
 use crate::ip::IpHeader;
-use crate::{DropReason, Ecn, FiveTuple, MacAddr, Vni, checksum, headers, neighbor, protocol};
+use crate::{DropReason, Ecn, FiveTuple, MacAddr, Plain, Vni, checksum, headers, neighbor, protocol};
 
 /// The UDP destination port that IANA assigned (RFC 7348 section 5).
 pub const UDP_PORT: u16 = 4789;
@@ -138,6 +138,49 @@ impl Outer {
     }
 }
 
+/// The outer headers to one VTEP in one network on an IPv4 underlay, with everything in place that is the same for all packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Template {
+    bytes: [u8; V4_OVERHEAD],
+    /// Of the IPv4 header without its length, traffic class and checksum.
+    sum: u32,
+}
+
+impl Template {
+    /// The template of these headers; source port, DSCP and ECN are each packet's own. None on an IPv6 underlay, where the UDP
+    /// checksum covers the whole frame.
+    pub fn new(outer: &Outer) -> Option<Self> {
+        let mut bytes = [0; V4_OVERHEAD];
+        Outer { source_port: 0, dscp: 0, ecn: Ecn::NotEct, ..*outer }.write(&mut bytes, &[]).ok()?;
+        bytes[IP_LENGTH..][..2].fill(0);
+        bytes[IP_CHECKSUM..][..2].fill(0);
+        let sum = checksum::Sum::new().bytes(&bytes[HEADER_LEN..UDP]).folded();
+        Some(Self { bytes, sum: u32::from(sum) })
+    }
+
+    /// Writes the outer headers of a packet, as [`Outer::write`] does. The frame inside has `inner_len` bytes, which the whole's
+    /// 65,535 have room for.
+    #[inline(always)]
+    pub fn write(&self, room: &mut [u8; V4_OVERHEAD], inner_len: u16, source_port: u16, traffic_class: u8) {
+        let udp_len = inner_len + (UDP_HEADER_LEN + VXLAN_HEADER_LEN) as u16;
+        let ip_len = udp_len + IpHeader::V4_LEN as u16;
+        let sum = self.sum + u32::from(ip_len) + u32::from(traffic_class);
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let folded = (folded & 0xffff) + (folded >> 16);
+        *room = self.bytes;
+        room[HEADER_LEN + 1] = traffic_class;
+        [room[IP_LENGTH], room[IP_LENGTH + 1]] = ip_len.to_be_bytes();
+        [room[IP_CHECKSUM], room[IP_CHECKSUM + 1]] = (!folded as u16).to_be_bytes();
+        [room[UDP], room[UDP + 1]] = source_port.to_be_bytes();
+        [room[UDP + 4], room[UDP + 5]] = udp_len.to_be_bytes();
+    }
+}
+
+/// Offsets in the outer headers on an IPv4 underlay.
+const IP_LENGTH: usize = HEADER_LEN + 2;
+const IP_CHECKSUM: usize = HEADER_LEN + 10;
+const UDP: usize = HEADER_LEN + IpHeader::V4_LEN;
+
 /// What [`parse_outer`] found around an inner frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decap {
@@ -213,8 +256,19 @@ pub fn entropy_port(five_tuple: &FiveTuple) -> u16 {
     let ports = u64::from(five_tuple.source_port) << 32
         | u64::from(five_tuple.destination_port) << 16
         | u64::from(five_tuple.protocol);
-    let hash = mix(mix(bits(five_tuple.source), bits(five_tuple.destination)), ports);
-    0xc000 | (hash >> 50) as u16
+    entropy(bits(five_tuple.source), bits(five_tuple.destination), ports)
+}
+
+/// [`entropy_port`] of a plain packet.
+#[inline(always)]
+pub const fn entropy_port_of_plain(plain: &Plain) -> u16 {
+    let ports = (plain.ports as u64) << 16 | plain.protocol as u64;
+    entropy(plain.addresses >> 32, plain.addresses & 0xffff_ffff, ports)
+}
+
+#[inline(always)]
+const fn entropy(source: u64, destination: u64, ports: u64) -> u16 {
+    0xc000 | (mix(mix(source, destination), ports) >> 50) as u16
 }
 
 /// [`entropy_port`] of a packet: fragments, the first too, are hashed without their ports, which later ones lack.

@@ -54,6 +54,22 @@ pub struct ReverseHead {
     pub path_mtu: u16,
 }
 
+impl ReverseHead {
+    /// What the rule does that a forward end makes of this, for a packet that came by network `vni`.
+    #[inline]
+    pub const fn action(&self, vni: Vni) -> ExactAction {
+        ExactAction {
+            vni,
+            tag: self.tag,
+            direction: Direction::Reverse,
+            next: self.next,
+            delivery: if self.ends_here { Delivery::Refresh } else { Delivery::None },
+            path: self.path,
+            path_mtu: self.path_mtu,
+        }
+    }
+}
+
 /// What an exact rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ExactAction {

@@ -19,12 +19,24 @@ pub struct Actions {
     latest: u32,
     index: HashTable<u32>,
     hasher: RandomState,
+    /// Actions that there were so far.
+    made: u64,
+}
+
+/// An action of one table, by a name that no other action of it has, nor had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ActionName {
+    /// Its number, which others may have had before.
+    pub number: u32,
+    /// How many actions there were before it.
+    pub stamp: u64,
 }
 
 #[derive(Debug)]
 struct Followed {
     action: ExactAction,
     flows: u32,
+    stamp: u64,
 }
 
 impl Actions {
@@ -37,12 +49,13 @@ impl Actions {
             latest: 0,
             index: HashTable::with_capacity(capacity * 2), // twice, so that removals never make it grow
             hasher: RandomState::new(),
+            made: 0,
         }
     }
 
     /// The number of an action that one flow more follows.
     pub fn follow(&mut self, action: &ExactAction) -> u32 {
-        let Self { followed, free, latest, index, hasher } = self;
+        let Self { followed, free, latest, index, hasher, made } = self;
         if let Some(known) = followed.get_mut(*latest as usize)
             && known.flows > 0
             && known.action == *action
@@ -56,7 +69,8 @@ impl Actions {
             *latest = number;
             return number;
         }
-        let new = Followed { action: *action, flows: 1 };
+        *made += 1;
+        let new = Followed { action: *action, flows: 1, stamp: *made };
         let number = if let Some(number) = free.pop() {
             followed[number as usize] = new;
             number
@@ -86,6 +100,12 @@ impl Actions {
     #[inline(always)]
     pub fn of(&self, number: u32) -> &ExactAction {
         &self.followed[number as usize].action
+    }
+
+    /// What names the action of this number.
+    #[inline(always)]
+    pub fn name(&self, number: u32) -> ActionName {
+        ActionName { number, stamp: self.followed[number as usize].stamp }
     }
 
     /// How many there are.

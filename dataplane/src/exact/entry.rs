@@ -11,7 +11,7 @@ use packet::FlowKey;
 use shm::rules::ExactAction;
 use zerocopy::FromZeros;
 
-use super::actions::Actions;
+use super::actions::{ActionName, Actions};
 use super::key::{KeyImage, V6Addresses};
 use crate::parking::ParkedFlow;
 
@@ -234,6 +234,12 @@ impl FlowMut<'_> {
     #[inline]
     pub fn action(&self) -> Option<&ExactAction> {
         self.entry.rule.action().map(|number| self.actions.of(number))
+    }
+
+    /// Which of the table's actions its rule has, if it has one yet.
+    #[inline(always)]
+    pub fn action_name(&self) -> Option<ActionName> {
+        self.entry.rule.action().map(|number| self.actions.name(number))
     }
 
     /// Gives it another state.

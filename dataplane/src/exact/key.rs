@@ -25,7 +25,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use packet::{FiveTuple, FlowKey, Vni, VportId};
+use packet::{FiveTuple, FlowKey, Plain, Vni, VportId};
 
 /// Source and destination of an IPv6 flow.
 pub type V6Addresses = [[u8; 16]; 2];
@@ -117,6 +117,29 @@ impl KeyImage {
         Some(Self::new(key, u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()), false))
     }
 
+    /// The image of the key that a plain packet has at a vport of this network.
+    #[inline(always)]
+    pub fn of_plain(plain: &Plain, vport: VportId, vni: Vni) -> Self {
+        Self::of_words(plain.addresses, plain.ports, plain.protocol, vport, vni)
+    }
+
+    /// The image of the key that its answers have.
+    #[inline(always)]
+    pub fn of_answers(plain: &Plain, vport: VportId, vni: Vni) -> Self {
+        Self::of_words(plain.addresses_reversed(), plain.ports_reversed(), plain.protocol, vport, vni)
+    }
+
+    #[inline(always)]
+    fn of_words(addresses: u64, ports: u32, protocol: u8, vport: VportId, vni: Vni) -> Self {
+        let vni = vni.value();
+        Self {
+            addresses,
+            ports: u64::from(ports) << 32 | u64::from(vport.0) << 16 | u64::from(vni as u16),
+            rest: (vni >> 8) as u16 & 0xff00 | u16::from(protocol),
+            is_v6: false,
+        }
+    }
+
     #[inline(always)]
     fn new(key: &FlowKey, addresses: u64, is_v6: bool) -> Self {
         let FiveTuple { source_port, destination_port, protocol, .. } = key.five_tuple;
@@ -203,6 +226,17 @@ mod tests {
     }
 
     proptest! {
+        /// Breaks if a plain packet, or its answer, meets another flow than its parsed headers say.
+        #[test]
+        fn a_plain_packets_image_is_its_keys(addresses: u64, ports: u32, vport: u16, vni in 0_u32..1 << 24, protocol: u8) {
+            let plain = Plain { addresses, ports, ip_len: 28, traffic_class: 0, ttl: 64, protocol, tcp_flags: 0 };
+            let (vport, vni) = (VportId(vport), Vni::new(vni).unwrap());
+            let key = FlowKey { vport, vni, five_tuple: plain.five_tuple() };
+            prop_assert_eq!(Some(KeyImage::of_plain(&plain, vport, vni)), KeyImage::of_v4(&key));
+            let answer = FlowKey { five_tuple: plain.five_tuple().reversed(), ..key };
+            prop_assert_eq!(Some(KeyImage::of_answers(&plain, vport, vni)), KeyImage::of_v4(&answer));
+        }
+
         /// Breaks if a field is cut, lies under another one, or comes back in another one's place.
         #[test]
         fn an_image_is_the_key(v4_addresses: [u32; 2], v6: Option<[u128; 2]>, ports: u32, vport: u16, vni: u32, protocol: u8) {

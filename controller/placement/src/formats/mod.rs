@@ -3,7 +3,8 @@
 //! Readers take the text and the file's name and touch no file. What a foreign topology does not say (cores, and capacities or delays
 //! that are missing) comes from [`Defaults`].
 //!
-//! Errors: [`FormatError`], always with file, line and reason.
+//! Errors: [`FormatError`], always with file, line and reason. A reader takes any text without panicking, and never gives a number, a place
+//! or a size that [`crate::problem::Problem`] would not take.
 
 pub mod document;
 pub mod gml;
@@ -12,7 +13,7 @@ pub mod rocketfuel;
 pub mod sndlib;
 pub mod table;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::problem::{Host, Link};
 
@@ -69,6 +70,31 @@ pub fn topology(text: &str, file: &str, defaults: &Defaults) -> Result<Topology,
     }
 }
 
+/// The text of a file's bytes; a byte order mark is left out.
+pub fn text<'b>(bytes: &'b [u8], file: &str) -> Result<&'b str, FormatError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        let byte = bytes[error.valid_up_to()];
+        let reason = format!("the byte 0x{byte:02x} is not UTF-8: convert the file, as `iconv -f latin1 -t utf8` does");
+        FormatError { file: file.to_owned(), line, reason }
+    })
+}
+
+/// No capacity, bandwidth or rate may be larger: their sums stay exact.
+pub const AMOUNT_MAX: u64 = 1 << 50;
+/// No NUMA node has more cores.
+pub const CORES_MAX: u32 = 1 << 16;
+/// No document has more flows.
+pub const FLOWS_MAX: usize = 1_000_000;
+
+/// A capacity as foreign files write it: a number, not negative; rounded to a whole, but what is more than nothing is at least 1.
+fn capacity_of(value: f64) -> Option<u64> {
+    let is_possible = value >= 0.0 && value <= AMOUNT_MAX as f64;
+    is_possible.then(|| if value > 0.0 { (value.round() as u64).max(1) } else { 0 })
+}
+
 /// Light in fibre: 200 km in a millisecond.
 const FIBRE_KM_PER_MS: f64 = 200.0;
 
@@ -87,13 +113,14 @@ struct Collector<'t> {
     defaults: &'t Defaults,
     topology: Topology,
     numbers: HashMap<String, usize>,
+    names: HashSet<String>,
 }
 
 impl<'t> Collector<'t> {
     fn new(file: &'t str, defaults: &'t Defaults) -> Self {
         let name = file.rsplit('/').next().unwrap_or(file).to_owned();
         let topology = Topology { name, ..Topology::default() };
-        Collector { file, defaults, topology, numbers: HashMap::new() }
+        Collector { file, defaults, topology, numbers: HashMap::new(), names: HashSet::new() }
     }
 
     fn wrong(&self, line: usize, reason: impl Into<String>) -> FormatError {
@@ -111,8 +138,18 @@ impl<'t> Collector<'t> {
     fn add_host(&mut self, key: &str, name: String, position: Option<(f64, f64)>) -> usize {
         let number = self.topology.hosts.len();
         self.numbers.insert(key.to_owned(), number);
+        self.names.insert(name.clone());
         self.topology.hosts.push(Host { name, cores: vec![self.defaults.cores], position });
         number
+    }
+
+    /// A name that no host has yet: the wanted one, or that with the key behind it.
+    fn free_name(&self, wanted: &str, key: &str) -> String {
+        let mut name = wanted.to_owned();
+        while self.names.contains(&name) {
+            name = format!("{name} ({key})");
+        }
+        name
     }
 
     fn add_link(&mut self, from: usize, to: usize, capacity: Option<u64>, delay_ns: Option<u64>) {

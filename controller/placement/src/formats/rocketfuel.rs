@@ -1,12 +1,16 @@
 //! Rocketfuel's POP-level maps: `AS:City -> AS:City latency`, one directed link per line, latency in milliseconds.
 //!
+//! A pair of places may stand there once in each direction.
 //! Source: Mahajan, Spring, Anderson, "Quantifying the causes of path inflation", SIGCOMM 2003, the `.lat` and `.edges` files.
+
+use std::collections::HashMap;
 
 use super::{Collector, Defaults, FormatError, Topology};
 
 /// Reads a map.
 pub fn read(text: &str, file: &str, defaults: &Defaults) -> Result<Topology, FormatError> {
     let mut collector = Collector::new(file, defaults);
+    let mut seen: HashMap<(usize, usize), usize> = HashMap::new();
     for (number, line) in text.lines().enumerate() {
         let (number, line) = (number + 1, line.trim());
         if line.is_empty() || line.starts_with('#') {
@@ -22,10 +26,17 @@ pub fn read(text: &str, file: &str, defaults: &Defaults) -> Result<Topology, For
             return Err(wrong(&format!("a latency of {latency} ms cannot be")));
         }
         let (from, to) = (city(from), city(to));
-        if from.is_empty() || from == to {
-            return Err(wrong("a link goes from one named place to another"));
+        if from.is_empty() || to.is_empty() {
+            return Err(wrong("a place without a name: expected `FROM -> TO LATENCY`"));
         }
-        let (from, to) = (collector.host(from), collector.host(to));
+        if from == to {
+            return Err(wrong(&format!("the link goes from {from} to itself: leave it out")));
+        }
+        let ends = (collector.host(from), collector.host(to));
+        if let Some(first) = seen.insert(ends, number) {
+            return Err(wrong(&format!("the link from {from} to {to} is there twice, first on line {first}")));
+        }
+        let (from, to) = ends;
         collector.add_link(from, to, None, Some((latency_ms * 1e6).round() as u64));
     }
     collector.finish()

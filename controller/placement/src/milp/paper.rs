@@ -43,6 +43,15 @@ pub enum Outcome {
     Unknown,
 }
 
+/// What a run cost and proved.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Effort {
+    /// Iterations of the simplex method, over the whole tree.
+    pub iterations: u64,
+    /// Relative gap between the objective of the solution and the bound; none without a solution.
+    pub gap: Option<f64>,
+}
+
 /// The columns in the order in which HiGHS numbers them.
 struct Columns {
     vars: ProblemVariables,
@@ -100,6 +109,11 @@ impl Model {
 
 /// Solves a problem.
 pub fn solve(problem: &Problem, objective: Objective, clock: &Clock) -> Outcome {
+    solve_counted(problem, objective, clock).0
+}
+
+/// Solves a problem and says what it cost.
+pub fn solve_counted(problem: &Problem, objective: Objective, clock: &Clock) -> (Outcome, Effort) {
     let mut columns = Columns { vars: ProblemVariables::new(), count: 0 };
     let model = Model::new(problem, &mut columns);
     let bounded =
@@ -124,13 +138,18 @@ pub fn solve(problem: &Problem, objective: Objective, clock: &Clock) -> Outcome 
         flow_rows(problem, &model, flow, &mut rows);
     }
     load_rows(problem, &model, objective.load, &mut rows);
-    let Ok(inner) = rows.try_into_inner() else { return Outcome::Unknown };
-    match run(inner, clock).0 {
-        Ended::Infeasible => Outcome::Infeasible,
-        Ended::Open(None, _) => Outcome::Unknown,
-        Ended::Optimal(values, _) => solved(problem, &model, &values, true),
-        Ended::Open(Some(values), _) => solved(problem, &model, &values, false),
-    }
+    let Ok(inner) = rows.try_into_inner() else { return (Outcome::Unknown, Effort::default()) };
+    let (ended, after) = run(inner, clock);
+    let (outcome, gap) = match ended {
+        Ended::Infeasible => (Outcome::Infeasible, None),
+        Ended::Open(None, _) => (Outcome::Unknown, None),
+        Ended::Optimal(values, _) => (solved(problem, &model, &values, true), Some(0.0)),
+        Ended::Open(Some(values), _) => {
+            (solved(problem, &model, &values, false), after.as_ref().map(highs::SolvedModel::mip_gap))
+        }
+    };
+    let iterations = after.map_or(0, |after| u64::try_from(after.simplex_iteration_count()).unwrap_or(0));
+    (outcome, Effort { iterations, gap })
 }
 
 type Rows = good_lp::solvers::highs::HighsProblem;

@@ -32,7 +32,7 @@ impl<'g> Run<'_, 'g, '_> {
             if precision == Precision::Whole {
                 self.raise(u, &mut found, slice, Some(precision));
             } else if round == 0 {
-                self.raise(u, &mut found, slice * 8, None);
+                self.raise(u, &mut found, slice.saturating_mul(8), None);
             }
             round += 1;
             slice = slice.saturating_mul(2);

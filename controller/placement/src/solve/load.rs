@@ -87,7 +87,7 @@ impl<'g> Run<'_, 'g, '_> {
             if value <= least {
                 break;
             }
-            if let Some(found) = self.prove(&grid, &mut least, value, slice * 8) {
+            if let Some(found) = self.prove(&grid, &mut least, value, slice.saturating_mul(8)) {
                 best = found;
             }
             slice = slice.saturating_mul(2);

@@ -214,3 +214,29 @@ proptest! {
         prop_assert!(entropy_port_of(&headers) >= 49_152);
     }
 }
+
+proptest! {
+    /// Breaks if a template's packet differs in any byte from one that was written anew, or flows take other ways by it.
+    #[test]
+    fn a_template_writes_what_outer_writes(
+        inner_len in 14_u16..9_000,
+        (source_port, dscp, ecn) in (any::<u16>(), 0_u8..64, 0_u8..4),
+        vni in 0_u32..1 << 24,
+        (from, to) in (samples::v4(), samples::v4()),
+    ) {
+        let ecn = Ecn::from_traffic_class(ecn);
+        let outer = Outer { source_port, dscp, ecn, vni: Vni::new(vni).unwrap(), ..outer((from.into(), to.into())) };
+        let (mut expected, mut written) = ([0xaa; V4_OVERHEAD], [0x55; V4_OVERHEAD]);
+        outer.write(&mut expected, &vec![0; usize::from(inner_len)]).unwrap();
+        Template::new(&outer).unwrap().write(&mut written, inner_len, source_port, dscp << 2 | ecn as u8);
+        prop_assert_eq!(written, expected);
+        prop_assert_eq!(Template::new(&Outer { source: vteps6().0, destination: vteps6().1, ..outer }), None);
+    }
+
+    #[test]
+    fn a_plain_packet_has_its_flows_entropy(frame in samples::frame()) {
+        if let Some(plain) = Plain::parse(&frame) {
+            prop_assert_eq!(entropy_port_of_plain(&plain), entropy_port_of(&headers::parse(&frame).unwrap()));
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The usual packet, recognised in one look: [`Plain`], whole IPv4 with TCP or UDP, without options.
+//!
+//! On the packet's path: where a burst comes in by a port or out of a ring. What is plain takes the forwarder's short way; of
+//! anything else nothing is said here, and [`crate::headers::parse`] has the word.
+//!
+//! ```text
+//!  offset  0         6        12      14      16      18      20      22    23    24      26      30      34
+//!          +---------+--------+-------+-------+-------+-------+-------+-----+-----+-------+-------+-------+-----------
+//!          | destin. | source | 08 00 | 45 cl | length|  ident| 0D0 0 | TTL | 6|17| check | source| destin| TCP or UDP
+//!          +---------+--------+-------+-------+-------+-------+-------+-----+-----+-------+-------+-------+-----------
+//! ```
+//!
+//! Shapes: words in host order. Invariant: a plain frame is one that [`crate::headers::parse`] accepts, with the same flow and
+//! the same lengths, that is not meant for its link alone and needs no more care: no SYN, whose MSS may have to be clamped.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::{FiveTuple, protocol};
+
+/// Bytes in front of the transport header.
+const L4: usize = 34;
+/// Bytes that are looked at: up to the UDP header's end.
+const LEAST: usize = L4 + 8;
+/// TCP's SYN flag.
+const SYN: u8 = 0x02;
+/// EtherType, version and header length of IPv4 without options; the traffic class is the last byte.
+const IPV4_WITHOUT_OPTIONS: u32 = 0x0800_4500;
+
+/// What there is to know of a plain packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plain {
+    /// Source address above, destination address below.
+    pub addresses: u64,
+    /// Source port above, destination port below.
+    pub ports: u32,
+    /// Bytes of the IP packet; Ethernet padding may follow.
+    pub ip_len: u16,
+    /// DSCP above, ECN below.
+    pub traffic_class: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// The TCP flag byte, 0 for UDP.
+    pub tcp_flags: u8,
+}
+
+impl Plain {
+    /// Bytes of Ethernet header in front of the IP packet.
+    pub const ETHERNET: usize = 14;
+
+    /// A frame from the world, if it is plain; its IPv4 checksum is verified.
+    #[inline(always)]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        Self::parse_frame::<true>(frame)
+    }
+
+    /// [`Self::parse`] without the checksum: for a frame that was let in before, out of one of our own rings.
+    #[inline(always)]
+    pub fn parse_trusted(frame: &[u8]) -> Option<Self> {
+        Self::parse_frame::<false>(frame)
+    }
+
+    #[inline(always)]
+    fn parse_frame<const VERIFY: bool>(frame: &[u8]) -> Option<Self> {
+        let head = frame.first_chunk::<LEAST>()?;
+        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (kind, place) = (word(12), word(20));
+        if (kind & 0xffff_ff00) ^ IPV4_WITHOUT_OPTIONS | place & 0x3fff_0000 != 0 {
+            return None;
+        }
+        if VERIFY {
+            // Right if its words sum up to a multiple of 0xffff, in either byte order and width (RFC 1071 section 2).
+            let native =
+                |at: usize| u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
+            let sum = native(14) + native(18) + native(22) + native(26) + native(30);
+            if !sum.is_multiple_of(0xffff) {
+                return None;
+            }
+        }
+        if (WITH_CARE[usize::from(head[26])] & SOURCE) | (WITH_CARE[usize::from(head[30])] & DESTINATION) != 0 {
+            return None;
+        }
+        let ip_len = (word(16) >> 16) as u16;
+        let room = usize::from(ip_len).checked_sub(L4 - Self::ETHERNET)?;
+        if usize::from(ip_len) + Self::ETHERNET > frame.len() {
+            return None;
+        }
+        let protocol = place as u8;
+        let tcp_flags = match protocol {
+            protocol::UDP => {
+                let length = (word(L4 + 4) >> 16) as usize;
+                (8..=room).contains(&length).then_some(0)?
+            }
+            protocol::TCP => {
+                let tcp = frame.get(L4..L4 + 20)?;
+                let header_len = usize::from(tcp[12] >> 4) * 4;
+                ((20..=room).contains(&header_len) && tcp[13] & SYN == 0).then_some(tcp[13])?
+            }
+            _ => return None,
+        };
+        Some(Self {
+            addresses: u64::from(word(26)) << 32 | u64::from(word(30)),
+            ports: word(L4),
+            ip_len,
+            traffic_class: kind as u8,
+            ttl: (place >> 8) as u8,
+            protocol,
+            tcp_flags,
+        })
+    }
+
+    /// Bytes of the frame without padding.
+    #[inline(always)]
+    pub const fn frame_len(&self) -> usize {
+        Self::ETHERNET + self.ip_len as usize
+    }
+
+    /// The sender's six bits, or the tag.
+    #[inline(always)]
+    pub const fn dscp(&self) -> u8 {
+        self.traffic_class >> 2
+    }
+
+    /// The addresses of the packets that answer.
+    #[inline(always)]
+    pub const fn addresses_reversed(&self) -> u64 {
+        self.addresses.rotate_left(32)
+    }
+
+    /// The ports of the packets that answer.
+    #[inline(always)]
+    pub const fn ports_reversed(&self) -> u32 {
+        self.ports.rotate_left(16)
+    }
+
+    /// The destination address.
+    #[inline(always)]
+    pub const fn destination(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.addresses as u32)
+    }
+
+    /// The flow, see [`FiveTuple`].
+    pub const fn five_tuple(&self) -> FiveTuple {
+        FiveTuple {
+            source: IpAddr::V4(Ipv4Addr::from_bits((self.addresses >> 32) as u32)),
+            destination: IpAddr::V4(self.destination()),
+            source_port: (self.ports >> 16) as u16,
+            destination_port: self.ports as u16,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Takes `hops` (0 or 1) off the TTL, which must have them, and gives the packet another DSCP, with one change of the
+    /// header's checksum (RFC 1624 equation 3).
+    #[inline(always)]
+    pub fn forward(&self, frame: &mut [u8], hops: u8, dscp: u8) {
+        let Some(head) = frame.first_chunk_mut::<L4>() else { return };
+        let class = dscp << 2 | self.traffic_class & 0b11;
+        let ttl = self.ttl.wrapping_sub(hops);
+        let old = !u32::from(u16::from_be_bytes([head[24], head[25]])) & 0xffff;
+        let changed = old
+            + (!u32::from(self.traffic_class) & 0xffff)
+            + u32::from(class)
+            + (!(u32::from(self.ttl) << 8) & 0xffff)
+            + (u32::from(ttl) << 8);
+        let folded = (changed & 0xffff) + (changed >> 16);
+        let folded = (folded & 0xffff) + (folded >> 16);
+        head[15] = class;
+        head[22] = ttl;
+        [head[24], head[25]] = (!folded as u16).to_be_bytes();
+    }
+}
+
+const SOURCE: u8 = 1;
+const DESTINATION: u8 = 2;
+
+/// First bytes of addresses that are no source, or meant for the link alone, or that share their first byte with such.
+static WITH_CARE: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut first = 0;
+    while first < 256 {
+        if matches!(first, 0 | 127) {
+            table[first] = SOURCE;
+        } else if matches!(first, 169 | 224..=255) {
+            table[first] = SOURCE | DESTINATION;
+        }
+        first += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::headers::{self, Fragment};
+    use crate::{build, neighbor};
+
+    fn agrees(frame: &[u8]) {
+        let (plain, trusted) = (Plain::parse(frame), Plain::parse_trusted(frame));
+        if let Some(plain) = plain {
+            let found = headers::parse_with_care::<true>(frame).expect("what is plain is sound");
+            assert_eq!(trusted, Some(plain));
+            assert_eq!(plain.five_tuple(), found.five_tuple);
+            assert_eq!((plain.ip_len, plain.dscp(), plain.ttl), (found.ip_len(), found.dscp, found.ttl));
+            assert_eq!((plain.tcp_flags, Fragment::Whole), (found.tcp_flags, found.fragment));
+            assert_eq!((found.l4, found.quoted_l3), (L4 as u16, None));
+            let unicast = [&[2], &frame[1..]].concat(); // whose it is by its MAC address, the door asks
+            assert!(!neighbor::is_link_local(&unicast) && neighbor::parse(frame).is_none());
+        }
+        if let Some(plain) = trusted {
+            assert_eq!(headers::parse_with_care::<false>(frame).map(|found| found.five_tuple), Ok(plain.five_tuple()));
+        }
+    }
+
+    #[test]
+    fn the_usual_packets_are_plain() {
+        let (client, server) = ("10.1.0.2:1000".parse().unwrap(), "10.2.0.2:80".parse().unwrap());
+        let udp = build::udp(client, server, b"to and fro");
+        assert_eq!(Plain::parse(&udp).unwrap().five_tuple(), headers::parse(&udp).unwrap().five_tuple);
+        assert!(Plain::parse(&build::tcp(client, server, 0x10, b"data")).is_some());
+        assert!(Plain::parse(&build::tcp(client, server, 0x02, b"")).is_none(), "a SYN needs its MSS looked at");
+    }
+
+    proptest! {
+        /// Breaks if something is called plain that the whole parser refuses or reads in another way.
+        #[test]
+        fn plain_is_what_the_parser_says(
+            mut frame in crate::samples::frame(),
+            changes in prop::collection::vec((0usize..60, any::<u8>()), 0..4),
+            fixed: bool,
+        ) {
+            agrees(&frame);
+            for (at, value) in changes {
+                if let Some(byte) = frame.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            if fixed && frame.len() >= L4 {
+                frame[24..26].fill(0);
+                let sum = crate::checksum::of(&frame[14..L4]);
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            agrees(&frame);
+        }
+
+        /// Breaks if the checksum goes wrong, bit for bit, or something else in the frame changes.
+        #[test]
+        fn forwarding_is_a_hop_and_a_dscp(ports: [u16; 2], class: u8, ttl in 2_u8.., hops in 0_u8..2, dscp in 0_u8..64) {
+            let (client, server) = (([10, 1, 0, 2], ports[0]).into(), ([10, 2, 0, 2], ports[1]).into());
+            let mut frame = build::udp(client, server, b"x");
+            frame[15] = class;
+            frame[22] = ttl;
+            frame[24..26].fill(0);
+            let sum = crate::checksum::of(&frame[14..L4]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            let plain = Plain::parse(&frame).unwrap();
+            let mut expected = frame.clone();
+            let mut found = headers::parse(&expected).unwrap();
+            headers::set_dscp(&mut expected, &mut found, dscp);
+            if hops == 1 {
+                assert!(headers::decrement_ttl(&mut expected, &mut found));
+            }
+            plain.forward(&mut frame, hops, dscp);
+            prop_assert_eq!(frame, expected);
+        }
+    }
+}

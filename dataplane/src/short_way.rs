@@ -1,0 +1,112 @@
+//! The short way of a packet through an I/O lcore: in stages over a burst, for plain packets that go by rules which are there.
+//!
+//! On the packet's path: all steps that an I/O lcore does. The long way ([`crate::ingress`], [`crate::forwarder`],
+//! [`crate::egress`]) does them packet by packet and knows every kind of packet; most packets are of one kind
+//! ([`packet::Plain`]) and of flows that have their rules, and only have to be told apart from the others.
+//!
+//! | stage | of a burst from an endpoint | from another host | out of the ring |
+//! |---|---|---|---|
+//! | look | parse; the flow's line is on its way into the cache | parse outside and inside | parse |
+//! | find | the flows; their entries are on their way | the tag rules | |
+//! | start | account, set the tag; to an NF's ring or into VXLAN | to an NF's ring | into VXLAN |
+//! | leave | find the answers' rules and keep them alive; to the endpoint's link | the same | the same |
+//!
+//! Invariants: everything is decided before anything is touched, so a packet that turns out to need more care takes the long
+//! way from where it stands, as if there were no other. It does so only after those before it have left, so that no flow is
+//! reordered. Both ways do the same to a packet, count the same and keep the same; while somebody captures, all take the long
+//! one.
+
+mod exit;
+mod from_endpoint;
+mod from_host;
+mod from_ring;
+mod leave;
+mod link;
+
+use arrayvec::ArrayVec;
+use packet::Plain;
+
+pub(crate) use self::exit::Exits;
+pub(crate) use self::leave::Leaving;
+pub(crate) use self::link::Links;
+use crate::io_lcore::IoLcore;
+use crate::meta::{BareBurst, BareMbuf, Meta};
+
+/// Packets in a burst.
+const BURST: usize = dpdk::BURST;
+
+impl IoLcore {
+    /// A burst from port `at` of this lcore.
+    pub(crate) fn burst_from_port(&mut self, at: usize, burst: &mut BareBurst) {
+        let topology = &self.forwarder.topology;
+        let endpoint = topology.endpoint_on(self.ports[at].index, None);
+        let vni = endpoint.and_then(|vport| topology.vni(vport));
+        let is_underlay = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.port == at);
+        match (endpoint, vni) {
+            _ if self.forwarder.account.is_capturing() => self.burst_the_long_way(at, burst),
+            (Some(vport), Some(vni)) => self.burst_from_endpoint(at, vport, vni, burst),
+            _ if is_underlay => self.burst_from_host(at, burst),
+            _ => self.burst_the_long_way(at, burst),
+        }
+        self.forwarder.account.settle();
+    }
+
+    fn burst_the_long_way(&mut self, at: usize, burst: &mut BareBurst) {
+        for mbuf in burst.drain() {
+            self.take_long_way(at, mbuf, &mut Leaving::new());
+        }
+    }
+
+    /// A packet from a port that needs more care goes on, after those before it.
+    #[cold]
+    #[inline(never)]
+    fn take_long_way(&mut self, at: usize, mbuf: BareMbuf, before: &mut Leaving) {
+        self.leave(before);
+        self.from_port(at, mbuf.with_meta(Meta::NEW));
+        self.deliver_local();
+    }
+}
+
+/// What was looked at of a burst: which of its packets are plain, and what they are.
+struct Looked<T> {
+    /// By the packet's place in the burst.
+    plain: u32,
+    packets: ArrayVec<T, BURST>,
+}
+
+const _: () = assert!(BURST <= u32::BITS as usize);
+
+impl<T> Looked<T> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { plain: 0, packets: ArrayVec::new_const() }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, place: usize, packet: T) {
+        self.plain |= 1 << place;
+        self.packets.push(packet);
+    }
+
+    #[inline(always)]
+    fn is_plain(&self, place: usize) -> bool {
+        self.plain >> place & 1 != 0
+    }
+}
+
+/// Takes Ethernet padding off.
+#[inline(always)]
+fn trim(mbuf: &mut BareMbuf, plain: &Plain) {
+    let padding = mbuf.len() - plain.frame_len(); // a plain packet ends within its frame
+    if padding > 0 {
+        let _ = mbuf.trim(padding);
+    }
+}
+
+/// Writes both Ethernet addresses.
+#[inline(always)]
+fn set_addresses(frame: &mut [u8], addresses: &[u8; 12]) {
+    if let Some(header) = frame.first_chunk_mut::<12>() {
+        *header = *addresses;
+    }
+}

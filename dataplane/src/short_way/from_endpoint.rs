@@ -1,0 +1,136 @@
+//! The short way in by an endpoint's link: flows that have their exact rules.
+
+use packet::{MacAddr, Plain, Vni, VportId};
+use shm::rules::Delivery;
+
+use super::{BURST, Leaving, Looked, set_addresses, trim};
+use crate::exact::{FlowHandle, KeyImage, Probe};
+use crate::forwarder::Forwarder;
+use crate::io_lcore::IoLcore;
+use crate::meta::{BareBurst, BareMbuf, Meta};
+use crate::ways::To;
+use arrayvec::ArrayVec;
+
+use super::leave::Leaver;
+
+/// Where packets come in.
+struct Door {
+    vport: VportId,
+    mac: MacAddr,
+    mtu: u16,
+}
+
+impl Door {
+    /// What a frame is if it is plain, for the host, and may be forwarded.
+    #[inline(always)]
+    fn look(&self, mbuf: &BareMbuf) -> Option<Plain> {
+        let frame = mbuf.data();
+        let plain = Plain::parse(frame)?;
+        let is_ours = frame.starts_with(&self.mac.0) && mbuf.is_single_segment();
+        (is_ours && plain.ip_len <= self.mtu && plain.ttl > 1).then_some(plain)
+    }
+}
+
+impl IoLcore {
+    /// Untagged frames of the port `at`, where this endpoint is.
+    pub(super) fn burst_from_endpoint(&mut self, at: usize, vport: VportId, vni: Vni, burst: &mut BareBurst) {
+        let door = Door { vport, mac: self.ports[at].mac, mtu: self.ports[at].mtu };
+        burst.iter().for_each(|mbuf| mbuf.prefetch());
+        let mut looked = Looked::<Plain>::new();
+        let mut probes = ArrayVec::<Probe, BURST>::new();
+        for (place, mbuf) in burst.iter().enumerate() {
+            if let Some(plain) = door.look(mbuf) {
+                probes.push(self.forwarder.exact.probe(KeyImage::of_plain(&plain, vport, vni)));
+                looked.push(place, plain);
+            }
+        }
+        let mut found = [None; BURST];
+        self.forwarder.exact.find_probed(&probes, &mut found[..probes.len()]);
+        let mut leaving = Leaving::new();
+        let mut flows = looked.packets.iter().zip(found);
+        let (mut packets, mut bytes) = (0, 0);
+        for (place, mbuf) in burst.drain().enumerate() {
+            let flow = if looked.is_plain(place) { flows.next() } else { None };
+            let started = match flow {
+                Some((plain, Some(flow))) => self.start(&door, plain, flow, mbuf, &mut leaving),
+                _ => Err(mbuf),
+            };
+            match started {
+                Ok(length) => {
+                    packets += 1;
+                    bytes += length as u64;
+                }
+                Err(mbuf) => self.take_long_way(at, mbuf, &mut leaving),
+            }
+        }
+        self.leave(&mut leaving);
+        self.forwarder.account.leave_uncaptured(vport, packets, bytes);
+    }
+
+    /// A packet meets its flow's rule; returns its length. One that needs more care is given back as it came.
+    #[inline(always)]
+    fn start(
+        &mut self,
+        door: &Door,
+        plain: &Plain,
+        flow: FlowHandle,
+        mut mbuf: BareMbuf,
+        leaving: &mut Leaving,
+    ) -> Result<usize, BareMbuf> {
+        let Self { forwarder, ports, neighbors, links, exits, tunnel, .. } = self;
+        let Forwarder { exact, ways, topology, outlets, account, now_ns, .. } = forwarder;
+        let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
+        let Some(name) = entry.action_name() else { return Err(mbuf) };
+        let way = ways.of(name, door.vport, topology, outlets.me(), || entry.action());
+        if plain.ip_len > way.path_mtu {
+            return Err(mbuf);
+        }
+        let length = plain.frame_len();
+        let tag = way.meta.tag.map_or(0, |tag| tag.dscp());
+        let mut meet = || entry.meet(u64::from(plain.ip_len), plain.tcp_flags, *now_ns);
+        match way.to {
+            To::LongWay => return Err(mbuf),
+            To::Lcore(lcore) => {
+                meet();
+                trim(&mut mbuf, plain);
+                plain.forward(mbuf.data_mut(), 1, tag);
+                set_addresses(mbuf.data_mut(), &way.addresses);
+                let meta = Meta { dscp: plain.dscp(), ..way.meta };
+                let counters = &account.counters;
+                outlets.push(lcore, mbuf.with_meta(meta), |lost| {
+                    counters.drop_packets(packet::DropReason::RingFull, lost)
+                });
+            }
+            To::Tunnel(vtep) => {
+                let exit = exits.to((vtep, way.meta.vni), tunnel, ports, neighbors, *now_ns);
+                let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
+                meet();
+                trim(&mut mbuf, plain);
+                plain.forward(mbuf.data_mut(), 1, tag);
+                set_addresses(mbuf.data_mut(), &way.addresses);
+                account.enter_uncaptured(VportId::TUNNEL, length);
+                exit.wrap(&mut mbuf, plain, plain.traffic_class);
+                ports[exit.port].send(mbuf, forwarder);
+            }
+            To::Link(vport) => {
+                let Some(link) = links.of(vport) else { return Err(mbuf) };
+                if way.meta.delivery != Delivery::None || !leaving.is_empty() {
+                    meet();
+                    trim(&mut mbuf, plain);
+                    let meta = Meta { dscp: plain.dscp(), ..way.meta };
+                    leaving.push(Leaver { mbuf, plain: *plain, vport, hops: 1, meta });
+                    return Ok(length);
+                }
+                let hop = link.next_hop(plain.destination());
+                let Some(mac) = neighbors.known_v4(vport, hop, *now_ns) else { return Err(mbuf) };
+                meet();
+                trim(&mut mbuf, plain);
+                // The tag would be taken off again at once: nobody is between the head and the end.
+                plain.forward(mbuf.data_mut(), 1, plain.dscp());
+                account.enter_uncaptured(vport, length);
+                link.send(mbuf, mac, ports, forwarder);
+            }
+        }
+        Ok(length)
+    }
+}

@@ -1,0 +1,114 @@
+//! The short way out by an endpoint's link: the end of a subchain, where the rule of the flow's answers is kept alive.
+
+use arrayvec::ArrayVec;
+use packet::{MacAddr, Plain, VportId};
+use shm::rules::Delivery;
+
+use super::link::Link;
+use super::{BURST, set_addresses};
+use crate::exact::{FlowHandle, KeyImage, Probe, Side};
+use crate::forwarder::Forwarder;
+use crate::io_lcore::{IoLcore, IoPort};
+use crate::meta::{BareMbuf, Meta};
+
+/// A packet on its way out by an endpoint's link.
+pub(crate) struct Leaver {
+    pub mbuf: BareMbuf,
+    pub plain: Plain,
+    /// The endpoint, whose link the lcore has.
+    pub vport: VportId,
+    /// What is still to be taken off the TTL.
+    pub hops: u8,
+    pub meta: Meta,
+}
+
+/// Those of one burst, in order.
+pub(crate) type Leaving = ArrayVec<Leaver, BURST>;
+
+impl IoLcore {
+    /// Lets all leave.
+    #[inline]
+    pub(crate) fn leave(&mut self, leaving: &mut Leaving) {
+        if !leaving.is_empty() {
+            self.leave_some(leaving);
+        }
+    }
+
+    fn leave_some(&mut self, leaving: &mut Leaving) {
+        let mut probes = ArrayVec::<Probe, BURST>::new();
+        for Leaver { plain, vport, .. } in leaving.iter() {
+            let vni = self.links.of(*vport).map_or(packet::Vni::ZERO, |link| link.vni);
+            probes.push(self.forwarder.exact.probe(KeyImage::of_answers(plain, *vport, vni)));
+        }
+        let mut found = [None; BURST];
+        self.forwarder.exact.find_probed(&probes, &mut found[..probes.len()]);
+        let mut audited = 0;
+        for (leaver, answers) in leaving.drain(..).zip(found) {
+            match self.leave_kept(leaver, answers) {
+                Ok(was_audited) => audited += u64::from(was_audited),
+                Err(leaver) => self.leave_the_long_way(leaver),
+            }
+        }
+        self.forwarder.account.counters.audited_packets.add(audited);
+    }
+
+    /// Keeps the answers' rule and sends the packet; true if the rule was one to compare its path with. One that needs more care
+    /// is given back as it came.
+    #[inline(always)]
+    fn leave_kept(&mut self, leaver: Leaver, answers: Option<FlowHandle>) -> Result<bool, Leaver> {
+        let Self { forwarder, ports, neighbors, links, .. } = self;
+        let Leaver { plain, vport, hops, ref meta, .. } = leaver;
+        let Some(link) = links.of(vport) else { return Err(leaver) };
+        let hop = link.next_hop(plain.destination());
+        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(leaver) };
+        let is_end = meta.delivery != Delivery::None;
+        if is_end && !forwarder.keep_answers(answers, meta, &plain) {
+            return Err(leaver);
+        }
+        let dscp = meta.dscp;
+        let mut mbuf = leaver.mbuf;
+        plain.forward(mbuf.data_mut(), hops, dscp);
+        forwarder.account.enter_uncaptured(vport, mbuf.len());
+        link.send(mbuf, mac, ports, forwarder);
+        Ok(is_end)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave_the_long_way(&mut self, leaver: Leaver) {
+        let Leaver { mut mbuf, plain, vport, hops, meta } = leaver;
+        plain.forward(mbuf.data_mut(), hops, plain.dscp());
+        self.to_endpoint(vport, mbuf.with_meta(meta));
+    }
+}
+
+impl Forwarder {
+    /// Keeps the rule alive that the answers of a delivered packet will meet, if it is there and as it should be; false, and
+    /// nothing is done, if that takes more ([`Forwarder::keep_opposite`]).
+    #[inline(always)]
+    fn keep_answers(&mut self, answers: Option<FlowHandle>, meta: &Meta, plain: &Plain) -> bool {
+        let Some(flow) = answers.filter(|&flow| !self.exact.is_over(flow, self.now_ns)) else { return false };
+        let Some(mut entry) = self.exact.get_mut(flow) else { return false };
+        let Some(action) = entry.action().filter(|action| action.path == meta.path) else { return false };
+        if let Delivery::Learn(head) = meta.delivery
+            && entry.learned
+            && *action != head.action(meta.vni)
+        {
+            return false;
+        }
+        entry.refresh(Side::Opposite, plain.tcp_flags, self.now_ns);
+        true
+    }
+}
+
+impl Link {
+    /// Sends a packet to a neighbour on the link.
+    #[inline(always)]
+    pub fn send(&self, mut mbuf: BareMbuf, to: MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
+        let mut addresses = [0; 12];
+        addresses[..6].copy_from_slice(&to.0);
+        addresses[6..].copy_from_slice(&self.mac.0);
+        set_addresses(mbuf.data_mut(), &addresses);
+        ports[self.port].send(mbuf, forwarder);
+    }
+}

@@ -1,0 +1,64 @@
+//! The endpoints' links of a lcore, by vport: all that the short way out needs to know of them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use packet::{MacAddr, Vni, VportId};
+use shm::counters::MAX_VPORTS;
+
+use crate::io_lcore::IoPort;
+use crate::topology::Topology;
+
+/// An endpoint's link: untagged frames of a port.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    /// Its place among the lcore's ports.
+    pub port: usize,
+    /// The host's own address there.
+    pub mac: MacAddr,
+    /// The network of flow keys at the endpoint.
+    pub vni: Vni,
+    /// The router to everywhere, if there is one.
+    router: Option<Ipv4Addr>,
+}
+
+impl Link {
+    /// Whom a packet for this destination goes to.
+    #[inline(always)]
+    pub fn next_hop(&self, destination: Ipv4Addr) -> Ipv4Addr {
+        self.router.unwrap_or(destination)
+    }
+}
+
+/// The links of a lcore in one topology.
+pub(crate) struct Links(Box<[Option<Link>; MAX_VPORTS]>);
+
+impl Links {
+    pub fn new(topology: &Topology, ports: &[IoPort]) -> Self {
+        let mut links = Self(Box::new([None; MAX_VPORTS]));
+        links.renew(topology, ports);
+        links
+    }
+
+    /// Goes by another topology.
+    pub fn renew(&mut self, topology: &Topology, ports: &[IoPort]) {
+        for (vport, link) in self.0.iter_mut().enumerate() {
+            *link = find(topology, ports, VportId(vport as u16));
+        }
+    }
+
+    /// The link of an endpoint, unless it has a VLAN or is behind a VTEP: there the long way leads.
+    #[inline(always)]
+    pub fn of(&self, vport: VportId) -> Option<&Link> {
+        self.0.get(usize::from(vport.0))?.as_ref()
+    }
+}
+
+fn find(topology: &Topology, ports: &[IoPort], vport: VportId) -> Option<Link> {
+    let endpoint = topology.endpoint(vport)?;
+    let port = ports.iter().position(|port| topology.vlan_on(port.index, vport) == Some(None))?;
+    let router = endpoint.next_hops.iter().find_map(|hop| match hop {
+        IpAddr::V4(router) => Some(*router),
+        IpAddr::V6(_) => None,
+    });
+    Some(Link { port, mac: ports[port].mac, vni: endpoint.vni, router })
+}

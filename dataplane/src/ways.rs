@@ -1,0 +1,147 @@
+//! Ways: where a rule's packets go, worked out once for the topology in force and not for each packet.
+//!
+//! On the packet's path: between the rule that a packet meets and the lcore that it is handed to. A [`Way`] is a rule's action
+//! with everything looked up that it names: whose lcore is next, which addresses the frame has on its way there, and what the
+//! packet's metadata says. [`crate::forwarder`] does the same packet by packet, for those that need more care.
+//!
+//! Invariants: a way is used only for the very action, vport and topology that it was made for; another one in its place is
+//! made anew. Nothing is allocated after launch.
+
+use std::net::IpAddr;
+
+use packet::nsh::Service;
+use packet::{MacAddr, VportId};
+use shm::rules::{ExactAction, Next, TagAction};
+
+use crate::exact::ActionName;
+use crate::meta::{Meta, Task};
+use crate::topology::{Place, Topology};
+
+/// Ways of exact rules that a lcore keeps at hand; a power of two.
+const AT_HAND: usize = 1_024;
+
+/// Where a rule's packets go.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// What becomes of them.
+    pub to: To,
+    /// Destination and source address of the frame inside, as an Ethernet header has them.
+    pub addresses: [u8; 12],
+    /// The largest IP packet, bytes.
+    pub path_mtu: u16,
+    /// What the receiving lcore finds, but for what is the packet's own: the sender's DSCP.
+    pub meta: Meta,
+}
+
+/// What becomes of packets on a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// Something that takes more care.
+    LongWay,
+    /// They go to another lcore.
+    Lcore(usize),
+    /// They leave by an endpoint's link of this lcore.
+    Link(VportId),
+    /// They go to another host, by the tunnel of this lcore.
+    Tunnel(IpAddr),
+}
+
+/// The ways of a lcore's exact rules.
+pub struct Ways {
+    /// By the action's number.
+    at_hand: Box<[Made]>,
+}
+
+#[derive(Clone, Copy)]
+struct Made {
+    action: ActionName,
+    topology: u64,
+    prior: VportId,
+    way: Way,
+}
+
+impl Ways {
+    /// None yet.
+    pub fn new() -> Self {
+        let nothing = Made { action: ActionName::default(), topology: 0, prior: VportId::TUNNEL, way: Way::NONE };
+        Self { at_hand: vec![nothing; AT_HAND].into() }
+    }
+
+    /// The way of an action at the head of a subchain behind `prior`, on lcore `me` if that polls ports. `action` gives the
+    /// action itself.
+    #[inline(always)]
+    pub fn of<'a>(
+        &mut self,
+        name: ActionName,
+        prior: VportId,
+        topology: &Topology,
+        me: Option<usize>,
+        action: impl FnOnce() -> Option<&'a ExactAction>,
+    ) -> &Way {
+        let made = &mut self.at_hand[name.number as usize % AT_HAND];
+        if made.action != name || made.prior != prior || made.topology != topology.version() {
+            let way = action().map_or(Way::NONE, |action| Way::of_head(action, prior, topology, me));
+            *made = Made { action: name, topology: topology.version(), prior, way };
+        }
+        &made.way
+    }
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Way {
+    const NONE: Self = Self { to: To::LongWay, addresses: [0; 12], path_mtu: 0, meta: Meta::NEW };
+
+    /// The way of an exact rule.
+    #[cold]
+    fn of_head(action: &ExactAction, prior: VportId, topology: &Topology, me: Option<usize>) -> Self {
+        let is_anothers = |next| topology.vni(next) != topology.vni(prior);
+        if matches!(action.next, Next::Vport(next) if is_anothers(next)) {
+            return Self::NONE; // the vport is another tenant's by now
+        }
+        let meta = Meta {
+            vni: action.vni,
+            tag: Some(action.tag),
+            path: action.path,
+            service: Service::START,
+            direction: action.direction,
+            delivery: action.delivery,
+            ..Meta::NEW
+        };
+        Self::toward(action.next, prior, topology, me, meta, action.path_mtu)
+    }
+
+    /// The way of a tag rule; of its metadata the network, the tag and the service header's part are the packet's own.
+    #[cold]
+    pub fn of_tag(action: &TagAction, prior: VportId, topology: &Topology, me: Option<usize>) -> Self {
+        let meta = Meta { path: action.path, direction: action.direction, delivery: action.delivery, ..Meta::NEW };
+        Self::toward(action.next, prior, topology, me, meta, u16::MAX)
+    }
+
+    fn toward(next: Next, prior: VportId, topology: &Topology, me: Option<usize>, meta: Meta, path_mtu: u16) -> Self {
+        let (toward, named) = match next {
+            Next::Vport(vport) => (vport, vport),
+            Next::Tunnel { next, .. } => (VportId::TUNNEL, next),
+        };
+        let (lcore, task) = match (topology.place(toward), next) {
+            (Some(Place::Nf { lcore }), _) => (lcore, Task::Process(toward)),
+            (Some(Place::Endpoint { lcore, .. }), _) => (lcore, Task::Egress(toward)),
+            (Some(Place::Tunnel { lcore }), Next::Tunnel { vtep, .. }) => (lcore, Task::Encapsulate(vtep)),
+            (Some(Place::Tunnel { .. }), Next::Vport(_)) | (None, _) => return Self::NONE,
+        };
+        let to = match task {
+            _ if me != Some(lcore) => To::Lcore(lcore),
+            Task::Egress(vport) => To::Link(vport),
+            Task::Encapsulate(vtep) => To::Tunnel(vtep),
+            _ => To::LongWay,
+        };
+        let mut addresses = [0; 12];
+        addresses[..6].copy_from_slice(&MacAddr::of_vport(named).0);
+        addresses[6..].copy_from_slice(&MacAddr::of_vport(prior).0);
+        Self { to, addresses, path_mtu, meta: Meta { task, hops: 1, ..meta } }
+    }
+}
