@@ -69,7 +69,7 @@ pub fn run(
     let mut rates = Vec::with_capacity(plan.rates_per_s.len());
     for (index, &rate_per_s) in plan.rates_per_s.iter().enumerate() {
         progress(Progress::Measuring { rate_per_s, index });
-        let result = driver.measure(rate_per_s, plan.warmup, plan.duration)?;
+        let result = driver.measure(rate_per_s, (plan.warmup, plan.duration), plan.established)?;
         progress(Progress::Measured(&result));
         rates.push(result);
     }
@@ -101,7 +101,12 @@ struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    fn measure(&mut self, rate_per_s: f64, warmup: Duration, duration: Duration) -> Result<RateResult, PathError> {
+    fn measure(
+        &mut self,
+        rate_per_s: f64,
+        (warmup, duration): (Duration, Duration),
+        established: u32,
+    ) -> Result<RateResult, PathError> {
         let plan = self.plan;
         // Each measurement has its own arrivals, so that no two rates share an accident of the seed.
         let seed = plan.seed.wrapping_add(self.next_flow);
@@ -109,9 +114,9 @@ impl Driver<'_> {
         let settle_ns = nanos(plan.settle);
         let ledger = Ledger::new(self.next_flow, schedule.expected_flows(), plan.followers, settle_ns);
         let start_ns = self.path.now_ns();
-        let established_ns = settle_ns * u64::from(plan.established);
+        let established_ns = settle_ns * u64::from(established);
         let mut measurement = Measurement {
-            packets: 1 + plan.followers as u8 + plan.established as u8,
+            packets: 1 + plan.followers as u8 + established as u8,
             followers: plan.followers as u8,
             start_ns,
             warmup_ns: nanos(warmup),
@@ -133,7 +138,8 @@ impl Driver<'_> {
         let mut passes = Vec::with_capacity(plan.repeats as usize);
         for repeat in 0..plan.repeats {
             passes.push(search::search(plan, &mut |rate_per_s| {
-                let trial = self.measure(rate_per_s, Duration::ZERO, plan.trial)?.trial();
+                // It is the rate of set-ups that is sought: a flow is set up when its first packet has come out.
+                let trial = self.measure(rate_per_s, (Duration::ZERO, plan.trial), 0)?.trial();
                 progress(Progress::Tried { repeat, trial: &trial });
                 Ok(trial)
             })?);

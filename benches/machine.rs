@@ -13,7 +13,7 @@ pub struct Machine {
     pub host_name: String,
     /// The CPU's model.
     pub cpu: String,
-    /// CPUs that this process may use.
+    /// CPUs that it has.
     pub cpus: usize,
     /// The kernel's release.
     pub kernel: String,
@@ -37,7 +37,7 @@ impl Machine {
         Self {
             host_name: known(read("/proc/sys/kernel/hostname")),
             cpu: known(field(&cpuinfo, "model name").unwrap_or_default()),
-            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(), // this thread may be pinned
             kernel: known(read("/proc/sys/kernel/osrelease")),
             kernel_arguments: latency_arguments(&read("/proc/cmdline")),
             virtual_machine: flags.split_whitespace().any(|flag| flag == "hypervisor"),

@@ -78,7 +78,7 @@ impl Default for SearchPlan {
     fn default() -> Self {
         Self {
             low_per_s: 500.0,
-            high_per_s: 500_000.0,
+            high_per_s: 4_000_000.0,
             precision: 0.05,
             trial: Duration::from_secs(1),
             confirm: 3,

@@ -29,6 +29,8 @@ JOBS = {
 WORKS = {IO: "bare", "exact + DSCP": "deliver", VXLAN: "encapsulate"}
 # Towpath's own benches, whose goals are judged without a peer.
 OWN = ("chain", "tables", "updates", "flood")
+# Their cases, for the estimate.
+CASES, QUICK_CASES = ({"chain": 11, "tables": 14, "updates": 3, "flood": 8}, {"chain": 6, "tables": 8, "updates": 3, "flood": 8})
 # Beyond this, Open vSwitch takes minutes to have its rules, and no goal asks for it.
 PEERS_FLOWS_MAX = 64_000
 # Of the project's design, for orientation only: other runs, and VPP on other devices.
@@ -39,7 +41,7 @@ EARLIER = (
 # Hugepages beside what is asked for: EAL takes some more as it goes.
 SPARE_PAGES = 128
 # Seconds that a measurement takes beside its own time, as a rule: start, rules, settling; and so many more for each 1,000 flows.
-OVERHEAD_S = {"towpath": (2, 0.01), "testpmd": (2, 0.01), "Open vSwitch": (7, 0.4)}
+OVERHEAD_S = {"towpath": (1.5, 0.01), "testpmd": (1.5, 0.01), "Open vSwitch": (5, 0.2)}
 
 
 def arguments():
@@ -149,11 +151,14 @@ def estimate_s(rows, options):
     each_s = options.duration + options.warm_up
     seconds = 0
     for row in rows:
-        start_s, per_thousand_s = OVERHEAD_S[row["system"] if row["system"] in OVERHEAD_S else "towpath" if row["ours"] else "testpmd"]
+        kind = "Open vSwitch" if row["system"] == "Open vSwitch" else "towpath" if row["ours"] else "testpmd"
+        start_s, per_thousand_s = OVERHEAD_S[kind]
         seconds += options.rounds * (each_s + start_s + per_thousand_s * row["flows"] / 1_000)
-    setup_s = len(options.rates) * 2 * 6 + (0 if options.quick else 240) if options.rates else 0
-    cases = {"chain": 11, "tables": 14, "updates": 3, "flood": 8}
-    own_s = sum(cases.get(name, 5) for name in options.own) * options.rounds * (each_s + 3)
+    # Each rate has a warm-up and a drain; a search is some 25 trials of 3 s, three times, on either side.
+    searches_s = 0 if options.quick else 2 * 3 * 25 * 3
+    setup_s = len(options.rates) * 2 * (options.duration + 2) + searches_s if options.rates else 0
+    cases = QUICK_CASES if options.quick else CASES
+    own_s = sum(cases.get(name, 5) for name in options.own) * options.rounds * (each_s + 2)
     return seconds + setup_s + own_s
 
 

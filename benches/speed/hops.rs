@@ -52,6 +52,7 @@ pub fn run(spec: &TrialSpec, first_packets: bool) -> Result<TrialResult, SpeedEr
     let cycles = launch.lcores.iter().map(|_| AtomicU64::new(0)).collect();
     let board = Arc::new(Board { state: AtomicU8::new(FILL), cycles });
     let (clock, seen) = (Clock::new(&eal), Arc::clone(&board));
+    let ns_per_cycle = 1e9 / clock.hz() as f64;
     let lcores: Vec<Box<dyn Poll>> = lcores.into_iter().flatten().collect(); // none is spare
     let polls = (0..lcores.len()).map(|_| Histogram::new_with_max(CYCLES_MAX, 3)).collect::<Result<Polls, _>>();
     let polls = polls.map_err(|error| failed("note cycles", error))?;
@@ -69,8 +70,10 @@ pub fn run(spec: &TrialSpec, first_packets: bool) -> Result<TrialResult, SpeedEr
         }
         if let Some((io, functions)) = polls.split_first() {
             let sum: f64 = functions.iter().map(cycles).sum();
+            let each = sum / functions.len().max(1) as f64;
             result.further.insert(format!("io_{name}_cycles"), cycles(io));
-            result.further.insert(format!("each_nf_{name}_cycles"), sum / functions.len().max(1) as f64);
+            result.further.insert(format!("each_nf_{name}_cycles"), each);
+            result.further.insert(format!("each_nf_{name}_ns"), each * ns_per_cycle);
         }
     }
     Ok(result)

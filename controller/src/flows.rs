@@ -25,6 +25,8 @@ use self::actions::Actions;
 use crate::compose::{Composition, Element, HostPart, InstancePath, Place};
 use crate::config::Config;
 
+/// Flows that the table has room for from the start, at most; with more it grows.
+const ROOM_MAX: usize = 1 << 22;
 /// Flows whose memory [`Sessions::fetch_memory`] has at most: some 100 MiB.
 const FETCHED_MAX: usize = 1 << 20;
 
@@ -109,7 +111,7 @@ impl Turns {
 impl Sessions {
     /// No flows yet, and room for as many as one lcore can have: a table that grows would hold up those that wait.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let room = plan.part().launch.limits.flows as usize;
+        let room = (plan.part().launch.limits.flows as usize).min(ROOM_MAX);
         Self {
             plan,
             next: None,

@@ -1,24 +1,28 @@
 //! A lcore's side of the rings: updates in, events out; and of its mailbox, where the control thread leaves what is new.
 //!
 //! Updates are gathered between bursts, at most [`PER_POLL`] a poll, and come into force together at their commit; what a
-//! dead controller left half sent is forgotten. What the flows of a burst of updates need from memory is fetched at the same time. Nothing that arrives is trusted: a message that can't be read, or a batch
+//! dead controller left half sent is forgotten. Nothing that arrives is trusted: a message that can't be read, or a batch
 //! that would not fit, refuses the whole batch and says so.
+//!
+//! A burst of updates costs one look at the ring and its flows' cache misses at the same time ([`fetched`]); of the commits of one
+//! poll the last one is told, and what is said changes hands when it is some, or at the end of the poll.
+
+mod fetched;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use dpdk::BURST;
-use packet::{FlowKey, VportId};
+use packet::VportId;
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
-use shm::message::DecodeError;
 use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
+use self::fetched::Fetched;
 use crate::account::Account;
 use crate::exact::{FlowMut, FlowRef, FlowState};
 use crate::forwarder::Forwarder;
@@ -103,7 +107,8 @@ pub struct Slot {
 pub struct ControllerPort {
     mailbox: Arc<Mailbox>,
     rings: Option<Rings>,
-    staged: Vec<Update>,
+    /// What was taken since the last commit; none where a message made no sense.
+    staged: Vec<Option<Update>>,
     refusal: Option<Refusal>,
     /// The last epoch that has come into force and was not told.
     committed: Option<Epoch>,
@@ -135,7 +140,7 @@ impl ControllerPort {
         Self {
             mailbox,
             rings: None,
-            staged: Vec::with_capacity(BATCH),
+            staged: Vec::with_capacity(BATCH + BURST),
             refusal: None,
             committed: None,
             said: false,
@@ -245,27 +250,14 @@ impl ControllerPort {
         self.rings.as_mut().is_some_and(|rings| rings.events.has_room(OWED + 1))
     }
 
-    /// Takes up to a burst of updates.
-    fn take_updates(&mut self, budget: usize) -> ArrayVec<Result<Update, DecodeError>, BURST> {
-        let mut taken = ArrayVec::new();
-        if let Some(rings) = &mut self.rings
-            && rings.updates.pop_batch(budget.min(BURST), |update| taken.push(update)).is_err()
-        {
+    /// Takes up to a burst of updates; how many.
+    fn take_updates(&mut self, budget: usize) -> usize {
+        let Self { rings: Some(rings), staged, .. } = self else { return 0 };
+        let taken = rings.updates.pop_batch(budget.min(BURST), |update| staged.push(update.ok()));
+        if taken.is_err() {
             self.rings = None;
         }
-        taken
-    }
-
-    /// Puts an update with those that come into force at the next commit.
-    fn stage(&mut self, update: Update, topology: &Topology) {
-        if self.staged.len() == BATCH {
-            self.refusal = Some(Refusal::BatchTooLarge);
-            return;
-        }
-        if !names_known_vports(&update, topology) {
-            self.refusal = Some(Refusal::NoSuchVport);
-        }
-        self.staged.push(update);
+        taken.unwrap_or(0)
     }
 }
 
@@ -295,12 +287,11 @@ impl Forwarder {
         let mut budget = PER_POLL;
         while budget > 0 && self.controller.may_owe() {
             let taken = self.controller.take_updates(budget);
-            if taken.is_empty() {
+            if taken == 0 {
                 break;
             }
-            budget -= taken.len();
-            self.fetch(taken.iter().flatten());
-            taken.into_iter().for_each(|update| self.take_in(update));
+            budget -= taken;
+            self.take_in(taken);
         }
         self.controller.tell_committed();
         self.continue_read_back();
@@ -308,20 +299,48 @@ impl Forwarder {
         budget < PER_POLL
     }
 
-    fn take_in(&mut self, update: Result<Update, DecodeError>) {
-        match update {
-            Ok(Update::Commit(epoch)) => self.commit(epoch),
-            Ok(Update::ReadBack(number)) => {
-                self.controller.read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
-            }
-            Ok(Update::StartCapture { vport, snap }) => self.account.capture(vport, Some(snap)),
-            Ok(Update::StopCapture(vport)) => self.account.capture(vport, None),
-            Ok(update) => self.controller.stage(update, &self.topology),
-            Err(_) => {
-                self.account.counters.malformed_updates.add(1);
-                self.controller.refusal = Some(Refusal::Malformed);
+    /// Goes through the updates that were taken last, and puts each batch in force that ends among them.
+    fn take_in(&mut self, taken: usize) {
+        let mut staged = std::mem::take(&mut self.controller.staged);
+        let (mut begin, new) = (0, staged.len() - taken);
+        let mut fetched = Fetched::nothing();
+        if staged[new..].iter().any(|update| matches!(update, Some(Update::Commit(_)))) {
+            fetched = Fetched::new(&self.exact, new, &staged[new..]);
+        }
+        for at in new..staged.len() {
+            match &staged[at] {
+                Some(Update::Commit(epoch)) => {
+                    self.commit(*epoch, (begin, &staged[begin..at]), &mut fetched);
+                    begin = at + 1;
+                }
+                Some(update) if self.obey(update) => begin += usize::from(begin == at), // it is of no batch
+                Some(update) if names_known_vports(update, &self.topology) => {}
+                Some(_) => self.controller.refusal = Some(Refusal::NoSuchVport),
+                None => {
+                    self.account.counters.malformed_updates.add(1);
+                    self.controller.refusal = Some(Refusal::Malformed);
+                }
             }
         }
+        staged.drain(..begin);
+        if staged.len() > BATCH {
+            self.controller.refusal = Some(Refusal::BatchTooLarge);
+            staged.truncate(BATCH);
+        }
+        self.controller.staged = staged;
+    }
+
+    /// Does what is not a rule; false for a rule, which waits for its commit.
+    fn obey(&mut self, update: &Update) -> bool {
+        match *update {
+            Update::ReadBack(number) => {
+                self.controller.read_back = Some(ReadBack { number, exact_from: 0, tags_from: None });
+            }
+            Update::StartCapture { vport, snap } => self.account.capture(vport, Some(snap)),
+            Update::StopCapture(vport) => self.account.capture(vport, None),
+            _ => return false,
+        }
+        true
     }
 
     /// From here on packets go by this topology. What went by the one before has been handed over: each poll ends with that.
@@ -366,78 +385,65 @@ impl Forwarder {
         self.announce_again();
     }
 
-    fn commit(&mut self, epoch: Epoch) {
-        let refusal = self.controller.refusal.take().or_else(|| self.lacks_room());
+    /// Puts a batch in force, the first update of which has this place.
+    fn commit(&mut self, epoch: Epoch, (first, batch): (usize, &[Option<Update>]), fetched: &mut Fetched) {
+        let too_large = (batch.len() > BATCH).then_some(Refusal::BatchTooLarge);
+        let refusal = self.controller.refusal.take().or(too_large).or_else(|| self.lacks_room(batch));
         if let Some(reason) = refusal {
-            self.controller.staged.clear();
             self.account.counters.refused_batches.add(1);
             self.controller.tell_committed();
             return self.controller.owe(Event::Refused { epoch, reason });
         }
-        let mut staged = std::mem::take(&mut self.controller.staged);
-        let is_long = staged.len() > BURST; // what was fetched when it was taken may not be at hand any more
-        for burst in staged.chunks(BURST) {
-            if is_long {
-                self.fetch(burst);
+        for (at, burst) in batch.chunks(BURST).enumerate() {
+            let first = first + at * BURST;
+            if !fetched.has(first) {
+                *fetched = Fetched::new(&self.exact, first, burst); // it was taken before its commit
             }
-            burst.iter().for_each(|update| self.apply(update));
+            for (at, update) in burst.iter().enumerate() {
+                if let Some(update) = update {
+                    self.apply(update, first + at, fetched);
+                }
+            }
         }
-        staged.clear();
-        self.controller.staged = staged;
         self.account.counters.update_batches.add(1);
         self.account.counters.tag_rules.set(self.tags.len() as u64);
         self.account.counters.epoch.set(epoch.0);
         self.controller.committed = Some(epoch);
     }
 
-    fn lacks_room(&self) -> Option<Refusal> {
+    fn lacks_room(&self, batch: &[Option<Update>]) -> Option<Refusal> {
         let (mut exact, mut tags) = (0, 0);
-        for update in &self.controller.staged {
+        for update in batch.iter().flatten() {
             exact += usize::from(matches!(update, Update::InsertExact(_)));
             tags += usize::from(matches!(update, Update::InsertTag(_)));
         }
         // Rules that replace others need no room; which those are is looked up only where it matters.
-        if exact > self.exact.room() && self.new_flows() > self.exact.room() {
+        if exact > self.exact.room() && self.new_flows(batch) > self.exact.room() {
             Some(Refusal::ExactTableFull)
-        } else if tags > self.tags.room() && self.new_hops() > self.tags.room() {
+        } else if tags > self.tags.room() && self.new_hops(batch) > self.tags.room() {
             Some(Refusal::TagTableFull)
         } else {
             None
         }
     }
 
-    fn new_flows(&self) -> usize {
+    fn new_flows(&self, batch: &[Option<Update>]) -> usize {
         let is_new =
             |update: &&Update| matches!(update, Update::InsertExact(rule) if self.exact.find(&rule.key).is_none());
-        self.controller.staged.iter().filter(is_new).count()
+        batch.iter().flatten().filter(is_new).count()
     }
 
-    fn new_hops(&self) -> usize {
+    fn new_hops(&self, batch: &[Option<Update>]) -> usize {
         let is_new =
             |update: &&Update| matches!(update, Update::InsertTag(rule) if self.tags.find(&rule.key).is_none());
-        self.controller.staged.iter().filter(is_new).count()
+        batch.iter().flatten().filter(is_new).count()
     }
 
-    /// Brings what the updates of flows will change into the cache, all of it at the same time.
-    fn fetch<'a>(&self, burst: impl IntoIterator<Item = &'a Update>) {
-        let mut keys = ArrayVec::<FlowKey, BURST>::new();
-        for update in burst {
-            match update {
-                Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key) => {
-                    let _ = keys.try_push(*key); // a burst has room for a burst
-                }
-                _ => {}
-            }
-        }
-        if keys.len() > 1 {
-            self.exact.find_burst(&keys, &mut [None; BURST][..keys.len()]);
-        }
-    }
-
-    fn apply(&mut self, update: &Update) {
+    fn apply(&mut self, update: &Update, place: usize, fetched: &mut Fetched) {
         match *update {
             Update::InsertExact(ExactRule { key, action }) => {
-                let Some(flow) = self.exact.find(&key) else {
+                let Some(flow) = fetched.flow(&self.exact, place, &key) else {
+                    fetched.note(&key);
                     let added = self.exact.add(key, FlowState::Active(action), self.now_ns);
                     debug_assert!(added.is_some(), "room was checked for the whole batch");
                     return;
@@ -450,7 +456,7 @@ impl Forwarder {
                 }
             }
             Update::RemoveExact(key) => {
-                if let Some(flow) = self.exact.find(&key) {
+                if let Some(flow) = fetched.flow(&self.exact, place, &key) {
                     self.forget(flow, packet::DropReason::NoChain);
                 }
             }

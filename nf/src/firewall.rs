@@ -28,23 +28,24 @@
 //! In "closed", retransmissions pass for the closing time: sequence numbers are **not** tracked, so a forged RST can't
 //! be told from a real one and must not cut off a live connection. Later fragments pass if their connection is known.
 //!
-//! Shapes: rules are compiled once per family into flat arrays and scanned in order. Counters: at most
+//! Shapes: rules are compiled once per family (`firewall/compiled.rs`) and scanned in order. Counters: at most
 //! [`MAX_COUNTED_RULES`] rules are counted one by one, the rest together.
 //!
 //! Drops: [`DropReason::FirewallDenied`], [`DropReason::FirewallNoState`], [`DropReason::FirewallTableFull`].
 
-use std::fmt;
-use std::ops::RangeInclusive;
+mod compiled;
 
-use ipnet::IpNet;
-use packet::{Direction, DropReason, FiveTuple, NetworkFunction, NfCounter, NfError, Packet, Verdict, protocol};
+use std::fmt;
+
+use packet::{Direction, DropReason, NetworkFunction, NfCounter, NfError, Packet, Verdict, protocol};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde_json::Value;
 
+use self::compiled::Compiled;
 use crate::FunctionInfo;
 use crate::config::{self, List, Ports, Prefix, refuse};
-use crate::flow_table::{FlowTable, IdleTimes, Key, Slot, address_bits};
+use crate::flow_table::{FlowTable, IdleTimes, Key, Slot};
 use crate::signals::{self, Icmp, Segment};
 
 /// What the registry shows.
@@ -298,98 +299,6 @@ impl Settings {
             opening_ns: config::idle_ns("tcp_opening_s", raw.tcp_opening_s)?,
         })
     }
-}
-
-/// A part of one of [`Compiled`]'s flat arrays; an empty one matches everything.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    start: u32,
-    end: u32,
-}
-
-/// A rule with its lists in the flat arrays.
-#[derive(Debug, Clone, Copy)]
-struct CompiledRule {
-    /// None matches all.
-    protocol: Option<u8>,
-    action: Action,
-    /// Its place in the configuration.
-    number: u32,
-    source: Span,
-    destination: Span,
-    source_ports: Span,
-    destination_ports: Span,
-}
-
-/// The rules of one family. A rule whose prefixes are all of the other family is left out.
-#[derive(Debug, Default)]
-struct Compiled {
-    rules: Vec<CompiledRule>,
-    /// Network and mask, as numbers of the family.
-    prefixes: Vec<(u128, u128)>,
-    ports: Vec<RangeInclusive<u16>>,
-}
-
-impl Compiled {
-    fn new(rules: &[Rule], is_v6: bool) -> Self {
-        let mut compiled = Self::default();
-        for (number, rule) in rules.iter().enumerate() {
-            let Some(source) = compiled.add_prefixes(&rule.source, is_v6) else { continue };
-            let Some(destination) = compiled.add_prefixes(&rule.destination, is_v6) else { continue };
-            let source_ports = compiled.add_ports(&rule.source_ports);
-            let destination_ports = compiled.add_ports(&rule.destination_ports);
-            compiled.rules.push(CompiledRule {
-                protocol: rule.protocol.number(is_v6),
-                action: rule.action,
-                number: number as u32,
-                source,
-                destination,
-                source_ports,
-                destination_ports,
-            });
-        }
-        compiled
-    }
-
-    /// None if there are prefixes but none of this family, so that nothing of the family can match.
-    fn add_prefixes(&mut self, list: &List<Prefix>, is_v6: bool) -> Option<Span> {
-        let start = self.prefixes.len();
-        let of_family = list.0.iter().filter(|prefix| prefix.0.addr().is_ipv6() == is_v6);
-        self.prefixes.extend(of_family.map(|prefix| network_and_mask(&prefix.0)));
-        let span = Span { start: start as u32, end: self.prefixes.len() as u32 };
-        (list.0.is_empty() || self.prefixes.len() > start).then_some(span)
-    }
-
-    fn add_ports(&mut self, list: &List<Ports>) -> Span {
-        let start = self.ports.len();
-        self.ports.extend(list.0.iter().map(|ports| ports.range()));
-        Span { start: start as u32, end: self.ports.len() as u32 }
-    }
-
-    fn has_address(&self, span: Span, address: u128) -> bool {
-        let prefixes = self.prefixes.get(span.start as usize..span.end as usize).unwrap_or_default();
-        prefixes.is_empty() || prefixes.iter().any(|(network, mask)| address & mask == *network)
-    }
-
-    fn has_port(&self, span: Span, port: u16) -> bool {
-        let ports = self.ports.get(span.start as usize..span.end as usize).unwrap_or_default();
-        ports.is_empty() || ports.iter().any(|range| range.contains(&port))
-    }
-
-    /// The first rule that matches a flow in forward direction.
-    fn first_match(&self, key: &Key, tuple: &FiveTuple) -> Option<&CompiledRule> {
-        self.rules.iter().find(|rule| {
-            rule.protocol.is_none_or(|number| number == key.protocol)
-                && self.has_address(rule.destination, key.destination)
-                && self.has_address(rule.source, key.source)
-                && self.has_port(rule.destination_ports, tuple.destination_port)
-                && self.has_port(rule.source_ports, tuple.source_port)
-        })
-    }
-}
-
-fn network_and_mask(prefix: &IpNet) -> (u128, u128) {
-    (address_bits(prefix.network()), address_bits(prefix.netmask()))
 }
 
 /// Where a connection stands. Everything but TCP is `Open` all its life.

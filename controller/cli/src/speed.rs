@@ -42,7 +42,7 @@ pub enum SpeedCommand {
     Flood(FloodOptions),
     /// Measure all of it, flow setup too, as far as goals speak of it: each goal, its value, a verdict
     #[command(
-        after_help = "Takes about half an hour with what is usual, and 2.8 GiB of hugepages for the million flows of `forward`; one that \
+        after_help = "Takes about 20 minutes with what is usual, and 2.8 GiB of hugepages for the million flows of `forward`; one that \
     does not fit is left out.\n\nExample: towpath bench goals --rounds 3 --duration 0.5 --json goals.json --svg goals.svg"
     )]
     Goals(CommonOptions),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  byte 0     kind
-//!  byte 1..   the body of that kind (`wire`), packed, integers little-endian; the rest is zeros and not looked at
+//!  byte 1..   the body of that kind (`wire`), packed, integers little-endian; the rest is neither written nor looked at
 //!
 //!  kind  update        body                      kind  event         body
 //!  0x01  InsertExact   key 45, action 61         0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
@@ -119,6 +119,21 @@ impl Slot {
         self.as_bytes().first().copied().unwrap_or(0)
     }
 
+    /// Words that a message of this slot's kind takes, which the first word tells. Most messages take one cache line.
+    fn words_of_kind(&self) -> usize {
+        const fn words<B>() -> usize {
+            (1 + size_of::<B>()).div_ceil(8)
+        }
+        match self.kind() {
+            kind::INSERT_EXACT => words::<ExactBody>(),
+            kind::REMOVE_EXACT | kind::REJECT_FLOW => words::<KeyBody>(),
+            kind::COMMIT | kind::COMMITTED => words::<EpochBody>(),
+            kind::FLOW_MISS => words::<MissBody>(),
+            kind::FLOW_EXPIRED => words::<ExpiredBody>(),
+            _ => SLOT_WORDS,
+        }
+    }
+
     /// What follows the first byte.
     fn body<B: FromBytes>(&self) -> B {
         const { assert!(size_of::<B>() < SLOT_BYTES, "the body does not fit behind the kind") };
@@ -128,7 +143,6 @@ impl Slot {
 
     fn put<B: IntoBytes + Immutable>(&mut self, kind: u8, body: B) {
         const { assert!(size_of::<B>() < SLOT_BYTES, "the body does not fit behind the kind") };
-        *self = Self::ZERO;
         if let Some((first, rest)) = self.as_mut_bytes().split_first_mut() {
             *first = kind;
             // It fits, see the assertion.
@@ -139,10 +153,15 @@ impl Slot {
 
 /// What a ring carries.
 pub trait Message: Sized {
-    /// Words of the slot that are used, from the first on; the ring copies no others.
+    /// Words of the slot that any message uses, from the first on; the ring copies no others.
     const WORDS: usize = SLOT_WORDS;
 
-    /// Writes the whole slot.
+    /// The words of a slot that a message takes, by its first word; at most [`Self::WORDS`].
+    fn words_used(_slot: &Slot) -> usize {
+        Self::WORDS
+    }
+
+    /// Writes the message into a slot of zeros.
     fn encode(&self, slot: &mut Slot);
 
     /// Reads a slot that anybody may have written.
@@ -173,6 +192,10 @@ mod kind {
 }
 
 impl Message for Update {
+    fn words_used(slot: &Slot) -> usize {
+        slot.words_of_kind()
+    }
+
     fn encode(&self, slot: &mut Slot) {
         match self {
             Self::InsertExact(rule) => slot.put(kind::INSERT_EXACT, ExactBody::from(rule)),
@@ -209,6 +232,10 @@ impl Message for Update {
 }
 
 impl Message for Event {
+    fn words_used(slot: &Slot) -> usize {
+        slot.words_of_kind()
+    }
+
     fn encode(&self, slot: &mut Slot) {
         match self {
             Self::FlowMiss { key, tcp_flags, length, received_ns } => {

@@ -349,14 +349,19 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
 fn store<T: Message>(message: &T, words: &[AtomicU64]) {
     let mut slot = Slot::ZERO;
     message.encode(&mut slot);
-    for (word, value) in words.iter().zip(slot.words()).take(T::WORDS) {
+    let used = T::words_used(&slot);
+    for (word, value) in words.iter().zip(&slot.words()[..used]) {
         word.store(*value, Ordering::Relaxed);
     }
 }
 
+/// Each word is read once; how many there are, the private copy of the first one tells.
 fn load<T: Message>(words: &[AtomicU64]) -> Result<T, DecodeError> {
     let mut slot = Slot::ZERO;
-    for (value, word) in slot.words_mut().iter_mut().zip(words).take(T::WORDS) {
+    let Some((first, rest)) = words.split_first() else { return T::decode(&slot) };
+    slot.words_mut()[0] = first.load(Ordering::Relaxed);
+    let used = T::words_used(&slot);
+    for (value, word) in slot.words_mut()[1..used].iter_mut().zip(rest) {
         *value = word.load(Ordering::Relaxed);
     }
     T::decode(&slot)
