@@ -319,6 +319,7 @@ impl Server {
         match (token, response) {
             (Some(token), response) => self.respond_late(token, &response),
             (None, Response::Failed(failure)) => {
+                self.versions.opening = false;
                 tracing::warn!("what was proposed by itself is not done yet: {}", failure.lines.join("; "));
             }
             (None, _) => {}
