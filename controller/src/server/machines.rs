@@ -233,3 +233,34 @@ impl Server {
         rows
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    /// Breaks if what one host measured counts for another, or if the best of several instances counts instead of the worst.
+    #[test]
+    fn a_kind_carries_on_a_host_what_its_slowest_instance_there_does() {
+        let config = config::parse("e.yaml", config::EXAMPLE).unwrap();
+        let mut machines = Machines::of(Path::new("/nonexistent"), &config.hosts[0]);
+        let lcore = |instance: &str, capacity_pps| OccupiedLcore {
+            instance: instance.to_owned(),
+            lcore: 1,
+            cpu: Some(1),
+            capacity_pps,
+        };
+        machines.own.lcores = vec![lcore("a/x/1", Some(7)), lcore("a/x/2", Some(5)), lcore("a/y/1", None)];
+        machines.hear("host2".into(), Facts { lcores: vec![lcore("a/x/3", Some(9))], ..Facts::default() });
+        let kinds = ["a/x/1", "a/x/2", "a/x/3", "a/y/1"].map(|name| (name.to_owned(), name[..3].to_owned()));
+        let measured = |machines: &Machines| machines.known(&kinds.clone().into()).measured_pps;
+        let of = |host: &str, capacity_pps: u64| ((host.to_owned(), "a/x".to_owned()), capacity_pps);
+        assert_eq!(measured(&machines), [of("host1", 5), of("host2", 9)].into());
+        assert_eq!(machines.occupied("host2", "a/x/3").and_then(|runs| runs.cpu), Some(1));
+        assert!(machines.occupied("host2", "a/x/1").is_none() && machines.occupied("host3", "a/x/1").is_none());
+        // Whoever can't be heard says nothing of what runs; its machine is still known.
+        machines.lose("host2");
+        assert_eq!(measured(&machines), [of("host1", 5)].into());
+        assert!(machines.inventories.contains_key("host2"));
+    }
+}
