@@ -254,7 +254,7 @@ impl<'a> Search<'a> {
     /// Instances that run, leave their CPU to the composition and could as well run elsewhere, as indices. A mangler's could not: two
     /// would rewrite to one pool.
     pub(super) fn movable(&self) -> impl Iterator<Item = usize> + '_ {
-        let found = self.tenant.into_iter().flat_map(|tenant| {
+        self.tenant.into_iter().flat_map(|tenant| {
             let is_movable = |(index, instance): &(usize, &Instance)| {
                 let nf = &tenant.nfs[instance.nf];
                 self.instances[*index].is_some()
@@ -264,8 +264,7 @@ impl<'a> Search<'a> {
                     && !nf.detect
             };
             tenant.instances.iter().enumerate().filter(is_movable).map(|(index, _)| index)
-        });
-        found
+        })
     }
 
     /// A running instance goes out of use, since another one has come in its place.

@@ -2,8 +2,8 @@
 //!
 //! An lcore counts the TSC cycles of the polls that found something, and the packets that went into its instance. Their ratio is
 //! what a packet costs; the TSC's rate is that of all cycles over the time that passed. At low load a poll finds few packets and each
-//! bears more of the poll's own cost, so that the figure is rather too low than too high. An lcore that shares its CPU also counts
-//! cycles that others had, so it is not measured.
+//! bears more of the poll's own cost, and whatever else ran on the CPU meanwhile is counted too: a figure is too low or right, so the
+//! highest one counts. An lcore that shares its CPU with another is not measured.
 //!
 //! Units: packets per second.
 
@@ -13,7 +13,7 @@ use shm::snapshot::LcoreSnapshot;
 
 /// Packets that a figure must rest on.
 const PACKETS_MIN: u64 = 10_000;
-/// A figure stays until it is off by more than one part of so many.
+/// A figure stays until one is higher by more than one part of so many.
 const STEADY: u64 = 5;
 /// Figures are rounded to two digits, so that they change when something changes.
 const DIGITS: u32 = 2;
@@ -87,7 +87,7 @@ impl Meter {
                 *since = *reading;
             } else if let Some(capacity_pps) = Reading::capacity_pps(since, reading) {
                 let known = self.found.entry(instance.clone()).or_insert(capacity_pps);
-                if known.abs_diff(capacity_pps) * STEADY > *known {
+                if capacity_pps.saturating_sub(*known) > *known / STEADY {
                     *known = capacity_pps;
                 }
                 *since = *reading;
@@ -96,7 +96,7 @@ impl Meter {
         self.found != before
     }
 
-    /// The last figure of each instance, by what the dataplane calls it.
+    /// The highest figure of each instance, by what the dataplane calls it.
     pub fn capacities_pps(&self) -> &BTreeMap<String, u64> {
         &self.found
     }
@@ -120,8 +120,9 @@ mod tests {
         assert!(meter.look(&[lcore(2_000_000, 2_000_000_000, 1_000_000_000, 20_000)]));
         assert_eq!(meter.capacities_pps()["acme/edge/1"], 20_000_000);
         assert!(!meter.look(&[lcore(4_100_000, 4_000_000_000, 2_000_000_000, 40_000)]), "noise is no news");
-        assert!(meter.look(&[lcore(8_100_000, 6_000_000_000, 3_000_000_000, 60_000)]));
-        assert_eq!(meter.capacities_pps()["acme/edge/1"], 10_000_000);
+        assert!(!meter.look(&[lcore(8_100_000, 6_000_000_000, 3_000_000_000, 60_000)]), "it had to wait for others");
+        assert!(meter.look(&[lcore(9_100_000, 8_000_000_000, 4_000_000_000, 80_000)]));
+        assert_eq!(meter.capacities_pps()["acme/edge/1"], 40_000_000);
         assert!(meter.look(&[]) && meter.capacities_pps().is_empty());
     }
 

@@ -120,7 +120,7 @@ impl Server {
             ));
         }
         let is_file = matches!(wish, Wish::File { .. });
-        let (document, plan) = match self.document_of(wish, manner.may_move) {
+        let (document, plan) = match self.document_of(wish, manner) {
             Ok(made) => made,
             Err(lines) => return Some(failed(FailureKind::BadConfiguration, lines)),
         };
@@ -164,7 +164,8 @@ impl Server {
     }
 
     /// The document that fulfils a wish, and what it makes.
-    fn document_of(&mut self, wish: Wish, may_move: bool) -> Result<(Document, Plan), Vec<String>> {
+    fn document_of(&mut self, wish: Wish, manner: Manner) -> Result<(Document, Plan), Vec<String>> {
+        let Manner { may_move, dry_run, .. } = manner;
         let known = Known { may_move, ..self.known() };
         let is_housekeeping = matches!(wish, Wish::Forget(_) | Wish::Open);
         let active = self.versions.machine.active();
@@ -187,7 +188,8 @@ impl Server {
         let config = operations::apply(&config, &operations).map_err(wrong)?;
         let reuse = Some(&self.plan.composition);
         let state = match self.planned(&yaml, &operations, &known) {
-            Some(state) if !is_housekeeping => state,
+            // What was shown is what is made.
+            Some(state) if !dry_run && !is_housekeeping => state,
             _ => compose_on(&config, &state, &known, reuse).map_err(lines)?.state,
         };
         let newest = self.versions.machine.peers().filter_map(|(_, _, status)| Some(status?.active.version)).max();
@@ -202,7 +204,7 @@ impl Server {
         Ok((document, plan))
     }
 
-    /// Where the same change was to put its instances when it was last asked about, if all is as it was then.
+    /// Where the same change was to put its instances when it was last shown, if all is as it was then.
     fn planned(&self, yaml: &str, operations: &[Operation], known: &Known) -> Option<compose::State> {
         let planned = self.versions.planned.as_ref()?;
         let same = planned.base == self.versions.machine.active().stamp()
@@ -319,6 +321,7 @@ impl Server {
         match (token, response) {
             (Some(token), response) => self.respond_late(token, &response),
             (None, Response::Failed(failure)) => {
+                self.versions.opening = false;
                 tracing::warn!("what was proposed by itself is not done yet: {}", failure.lines.join("; "));
             }
             (None, _) => {}
@@ -338,7 +341,7 @@ impl Server {
     /// Proposes a change that nobody waits for; false if there is nothing to propose.
     fn propose_quietly(&mut self, wish: Wish, what: &str) -> bool {
         let is_opening = matches!(wish, Wish::Open);
-        match self.document_of(wish, false) {
+        match self.document_of(wish, Manner::default()) {
             Ok((_, plan)) if is_opening && plan.composition.is_same_on_hosts(&self.plan.composition) => false,
             Ok((document, plan)) => {
                 let applied = self.describe(&document, &plan, false);

@@ -178,7 +178,7 @@ fn from_file(options: &Options, version: u64) -> Result<Beginning, RunError> {
         .map_err(|source| LoadError::Read { file: options.config.clone(), source })?;
     // Several hosts come to the same each by itself, so they may not go by what only one knows.
     let known = match config.hosts.as_slice() {
-        [alone] => Machines::of(&options.sysfs, alone).known(&options.host, &BTreeMap::new()),
+        [alone] => Machines::of(&options.sysfs, alone).known(&BTreeMap::new()),
         _ => compose::Known::default(),
     };
     let composition = compose_on(&config, &compose::State::default(), &known, None)?;
@@ -545,12 +545,11 @@ impl Server {
 
     /// Housekeeping, once a second.
     fn tick(&mut self) {
+        self.look_at_machine();
         let State::Attached(attachment) = &self.state else { return };
         if !attachment.ready {
             return;
         }
-        self.look_at_machine();
-        let State::Attached(attachment) = &self.state else { return };
         let lost: u64 = attachment.counters.snapshots().iter().map(|lcore| lcore.events_lost).sum();
         if lost != self.events_lost {
             // The ends of flows may be among what was lost: look at what is installed.

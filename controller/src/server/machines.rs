@@ -26,6 +26,7 @@ type Kinds = BTreeMap<String, String>;
 
 /// All hosts' machines, as far as they are known.
 pub(super) struct Machines {
+    here: String,
     sysfs: PathBuf,
     meter: Meter,
     own: Facts,
@@ -39,7 +40,8 @@ impl Machines {
     pub(super) fn of(sysfs: &Path, host: &Host) -> Self {
         let own = Facts { inventory: Inventory::read(sysfs, host), ..Facts::default() };
         let inventories = [(host.name.clone(), Arc::new(own.inventory.clone()))].into();
-        Self { sysfs: sysfs.to_owned(), meter: Meter::default(), own, peers: BTreeMap::new(), inventories }
+        let (here, sysfs) = (host.name.clone(), sysfs.to_owned());
+        Self { here, sysfs, meter: Meter::default(), own, peers: BTreeMap::new(), inventories }
     }
 
     /// Of a plan's host, with what peers are told first: whether nothing runs here yet.
@@ -62,8 +64,8 @@ impl Machines {
         }
     }
 
-    fn facts<'a>(&'a self, host: &str, here: &str) -> Option<&'a Facts> {
-        if host == here { Some(&self.own) } else { self.peers.get(host) }
+    fn facts(&self, host: &str) -> Option<&Facts> {
+        if host == self.here { Some(&self.own) } else { self.peers.get(host) }
     }
 
     /// Whether a peer has told its machine; and whether nothing runs there yet.
@@ -78,16 +80,14 @@ impl Machines {
 
     /// The lcore that runs an instance, by what the dataplane calls it.
     pub(super) fn occupied(&self, host: &str, instance: &str) -> Option<&OccupiedLcore> {
-        let is_own = !self.peers.contains_key(host);
-        let facts = if is_own { &self.own } else { self.peers.get(host)? };
-        facts.lcores.iter().find(|lcore| lcore.instance == instance)
+        self.facts(host)?.lcores.iter().find(|lcore| lcore.instance == instance)
     }
 
     /// What compositions may go by. `kinds` are those of instances by what dataplanes call them.
-    pub(super) fn known(&self, here: &str, kinds: &Kinds) -> Known {
+    pub(super) fn known(&self, kinds: &Kinds) -> Known {
         let mut measured_pps: BTreeMap<(String, String), u64> = BTreeMap::new();
         for host in self.inventories.keys() {
-            for lcore in self.facts(host, here).map(|facts| facts.lcores.as_slice()).unwrap_or_default() {
+            for lcore in self.facts(host).map(|facts| facts.lcores.as_slice()).unwrap_or_default() {
                 let (Some(capacity_pps), Some(kind)) = (lcore.capacity_pps, kinds.get(&lcore.instance)) else {
                     continue;
                 };
@@ -107,7 +107,7 @@ impl Server {
         let instances = &self.plan.composition.instances;
         let kind = |found: &PlacedInstance| (found.running_name.clone(), format!("{}/{}", found.tenant, found.kind));
         let kinds: Kinds = instances.iter().map(kind).collect();
-        self.machines.known(&self.options.host, &kinds)
+        self.machines.known(&kinds)
     }
 
     /// Looks at this host's machine and dataplane, and tells the others what changed.
@@ -172,7 +172,7 @@ impl Server {
     pub(super) fn inventories(&self) -> Vec<InventoryRow> {
         let row = |host: &Host| {
             let here = host.name == self.options.host;
-            let facts = self.machines.facts(&host.name, &self.options.host);
+            let facts = self.machines.facts(&host.name);
             InventoryRow {
                 host: host.name.clone(),
                 here,
@@ -231,5 +231,36 @@ impl Server {
             row.confirmed_cpu = runs.and_then(|runs| runs.cpu);
         }
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    /// Breaks if what one host measured counts for another, or if the best of several instances counts instead of the worst.
+    #[test]
+    fn a_kind_carries_on_a_host_what_its_slowest_instance_there_does() {
+        let config = config::parse("e.yaml", config::EXAMPLE).unwrap();
+        let mut machines = Machines::of(Path::new("/nonexistent"), &config.hosts[0]);
+        let lcore = |instance: &str, capacity_pps| OccupiedLcore {
+            instance: instance.to_owned(),
+            lcore: 1,
+            cpu: Some(1),
+            capacity_pps,
+        };
+        machines.own.lcores = vec![lcore("a/x/1", Some(7)), lcore("a/x/2", Some(5)), lcore("a/y/1", None)];
+        machines.hear("host2".into(), Facts { lcores: vec![lcore("a/x/3", Some(9))], ..Facts::default() });
+        let kinds = ["a/x/1", "a/x/2", "a/x/3", "a/y/1"].map(|name| (name.to_owned(), name[..3].to_owned()));
+        let measured = |machines: &Machines| machines.known(&kinds.clone().into()).measured_pps;
+        let of = |host: &str, capacity_pps: u64| ((host.to_owned(), "a/x".to_owned()), capacity_pps);
+        assert_eq!(measured(&machines), [of("host1", 5), of("host2", 9)].into());
+        assert_eq!(machines.occupied("host2", "a/x/3").and_then(|runs| runs.cpu), Some(1));
+        assert!(machines.occupied("host2", "a/x/1").is_none() && machines.occupied("host3", "a/x/1").is_none());
+        // Whoever can't be heard says nothing of what runs; its machine is still known.
+        machines.lose("host2");
+        assert_eq!(measured(&machines), [of("host1", 5)].into());
+        assert!(machines.inventories.contains_key("host2"));
     }
 }
