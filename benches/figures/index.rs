@@ -36,7 +36,7 @@ pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
         text,
         "\nEvery run, with status, bound, gap and seconds: [runs.csv](runs.csv). To draw again without measuring: `towpath bench figures --redraw --into DIR`.\n\n\
          ## Three sources\n\n\
-         - **ours**: bounds, search and compact MILP, {} s each (a quarter of that for a group), seeds 1 to {}; online placement; the dense simplex.\n\
+         - **ours**: bounds, search and compact MILP, {} s each (half of that for a group), seeds 1 to {}; online placement; the dense simplex.\n\
          - **the paper's methods, run here**: MILP (1)–(12) and heuristics A, B, B+, B+COR, C as printed, by HiGHS on one thread, {} s for each program,\n  \
          seeds 1 to {}. The paper gave its solver hours: give more with `--limit`. After three sizes without a solution larger ones are not tried.\n\
          - **published**: numbers printed in the papers' text and tables. Their figures print none, and nothing was read off a picture.\n\n\
@@ -47,7 +47,7 @@ pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
          the flows before the first group (for A and one by one: the first flow) that finds no place.\n\
          - LV is a hundred times T. The gap is that of U + MaxDelay/LV, for ours too.\n\
          - M is binary: at most one instance of a service on a host. Up to 64 flows fit the cores; the links of some seeds forbid that.",
-        plan.limit_s / 10.0,
+        plan.limit_s / 20.0,
         plan.seeds,
         plan.limit_s,
         plan.paper_seeds.min(plan.seeds)

@@ -42,7 +42,7 @@ pub struct FiguresPlan {
     pub seeds: u64,
     /// Seeds 1 to this for the paper's MILP and what is made of it.
     pub paper_seeds: u64,
-    /// Seconds for each of the paper's programs; ours get a tenth.
+    /// Seconds for each of the paper's programs; ours get a twentieth.
     pub limit_s: f64,
     /// Leave ten and a hundred times the capacity out, and take little time for Table 3.
     pub is_quick: bool,
@@ -75,7 +75,7 @@ impl FiguresPlan {
     }
 
     fn ours_limit(&self) -> Duration {
-        self.limit() / 10
+        self.limit() / 20
     }
 
     /// For all groups together where there are hundreds.

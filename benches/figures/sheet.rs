@@ -260,7 +260,7 @@ impl Runs {
         format!(
             "AS-16631. Solid: ours, {}, {} s each. Dashed: the paper's MILP, {}, {} s each. Filled: proven optimal; hollow: at the limit.",
             seeds(plan.seeds),
-            plan.limit_s / 10.0,
+            plan.limit_s / 20.0,
             seeds(plan.paper_seeds.min(plan.seeds)),
             plan.limit_s,
         )
@@ -431,7 +431,7 @@ fn figure_6(runs: &Runs) -> Sheet {
     };
     let plan = &runs.plan;
     let theirs = format!("The paper's MILP, {} s: its gap", plan.limit_s);
-    let ours = format!("Ours, {} s: seeds proven optimal", plan.limit_s / 10.0);
+    let ours = format!("Ours, {} s: seeds proven optimal", plan.limit_s / 20.0);
     let classes = GAPS.iter().map(|(_, name)| (*name).to_owned());
     Sheet {
         number: "6".to_owned(),
