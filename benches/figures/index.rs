@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::draw::count;
 use super::runs::Runs;
-use super::sheet::{Body, Cell, Panel, Point, Series, Sheet, Source};
+use super::sheet::{Block, Body, Cell, Panel, Point, Series, Sheet, Source};
+use crate::placement::report::BUSY;
 
 /// The index, in Markdown.
 pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
@@ -26,6 +27,13 @@ pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
     }
     if !machine.release_build {
         text.push_str("\n**A debug build: build with --release before quoting a figure.**\n");
+    }
+    if runs.cpu_share < BUSY {
+        let share = runs.cpu_share * 100.0;
+        let _ = writeln!(
+            text,
+            "\n**The machine was busy: the measurement got {share:.0} % of a CPU, so every time limit came early. Repeat it on a quiet one.**"
+        );
     }
     text.push_str("\n| figure | what it says | data |\n|---|---|---|\n");
     for sheet in sheets {
@@ -72,7 +80,7 @@ pub fn reading(sheet: &Sheet) -> String {
         }
         Body::Bars { categories, series, .. } => bars_reading(categories, series),
         Body::Grid { blocks, .. } => {
-            let parts = blocks.iter().map(|(_, source, rows)| {
+            let parts = blocks.iter().map(|Block { source, rows, .. }| {
                 let cells: Vec<&Cell> = rows.iter().flat_map(|(_, cells)| cells).collect();
                 let proven = cells.iter().filter(|cell| cell.class == 0).count();
                 let name = if *source == Source::Ours { "ours, in the median" } else { "the paper's MILP" };
@@ -96,17 +104,17 @@ fn last_points(series: &[&Series], source: Source, name: &str) -> String {
     if lasts.is_empty() {
         return format!("{name}: nothing within the limit");
     }
-    let open = of().flat_map(|series| &series.points).filter(|point| point.limited > 0).count();
+    let open = of().flat_map(|series| &series.points).filter(|point| point.is_stopped()).count();
     let all = of().map(|series| series.points.len()).sum::<usize>();
-    format!("{name}: {} ({} of {all} points without a run at the limit)", lasts.join(", "), all - open)
+    format!("{name}: {} ({open} of {all} points stopped by the limit)", lasts.join(", "))
 }
 
 fn effort_reading(panels: &[Panel]) -> String {
     let parts = panels.iter().map(|panel| {
         let points = || panel.series.iter().flat_map(|series| &series.points);
         let most = points().map(|point| point.median).fold(0.0, f64::max);
-        let open = points().filter(|point| point.limited > 0).count();
-        let stopped = format!("{open} of {} points with a run at the limit", points().count());
+        let open = points().filter(|point| point.is_stopped()).count();
+        let stopped = format!("{open} of {} points stopped by the limit", points().count());
         format!("{}: at most {} {}, {stopped}", panel.title, short(most), panel.y.to_lowercase())
     });
     parts.collect::<Vec<_>>().join("; ")
@@ -123,7 +131,7 @@ fn short(value: f64) -> String {
 fn bars_reading(categories: &[String], series: &[Series]) -> String {
     let name = |point: &Point| {
         let category = categories.get(point.x as usize).map_or("", String::as_str).replace('\n', " ");
-        let stopped = if point.limited > 0 { "≥ " } else { "" };
+        let stopped = if point.is_stopped() { "≥ " } else { "" };
         format!("{category} {stopped}{}", count(point.median))
     };
     let parts = series.iter().filter(|series| !series.points.is_empty()).map(|series| {

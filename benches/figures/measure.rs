@@ -164,7 +164,7 @@ impl Measure<'_> {
                 Outcome::Solved(solved) => {
                     run.placed = flows;
                     run.worth = Some(worth(&solved.loads));
-                    run.status = if is_proven { Status::Optimal } else { Status::Limit };
+                    run.status = if is_proven || flows == asked { Status::Optimal } else { Status::Limit };
                     break;
                 }
                 Outcome::Infeasible(_) => {}

@@ -25,12 +25,12 @@ mod table3;
 mod write;
 
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::placement::stratos;
+use crate::placement::{cpu_s, stratos};
 use crate::plot::PlotError;
 use measure::Measure;
 use runs::{FORMAT, Run, Runs};
@@ -140,10 +140,12 @@ pub fn measure(
     say: &mut dyn FnMut(Said<'_>),
 ) -> Result<Runs, FiguresError> {
     plan.check()?;
+    let (begin, cpu_begin_s) = (Instant::now(), cpu_s());
     say(Said::Part("Table 3: flow distributions and placements per second"));
     let rates = stratos::rates(plan.rate_time(), stop);
     let mut measure = Measure { plan: plan.clone(), stop, say, runs: Vec::new() };
     let interrupted = measure.all().is_err();
+    let cpu_share = (cpu_s() - cpu_begin_s) / begin.elapsed().as_secs_f64().max(1e-9);
     Ok(Runs {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -151,6 +153,7 @@ pub fn measure(
         machine: Machine::read(),
         plan: plan.clone(),
         interrupted,
+        cpu_share,
         runs: measure.runs,
         rates,
     })

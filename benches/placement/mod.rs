@@ -135,7 +135,7 @@ impl Bench<'_> {
 }
 
 /// CPU time of the process, s.
-fn cpu_s() -> f64 {
+pub(crate) fn cpu_s() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

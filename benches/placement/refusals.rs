@@ -114,7 +114,7 @@ const FILES: [(&str, &str, &str, &str, usize); 16] = [
     ("n.txt", SNDLIB, "( A B )", "( A C )", 6),
     ("n.txt", SNDLIB, "5.0 0.0", "nan 0.0", 6),
     ("n.txt", SNDLIB, "B ( 11", "A ( 11", 3),
-    ("n.txt", SNDLIB, "1.0 )\n)\n", "1.0 )\n", 6),
+    ("n.txt", SNDLIB, "40.0 1.0 )\n)\n", "40.0 1.0 )\n", 6),
     ("g.gml", GML, "target 1", "target 9", 6),
     ("g.gml", GML, "id 1", "id 0", 3),
     ("g.gml", GML, "\"b\" ]", "\"b ]", 3),

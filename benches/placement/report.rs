@@ -11,8 +11,8 @@ use crate::machine::Machine;
 /// The version of the JSON report's layout.
 pub const FORMAT: u32 = 1;
 
-/// Below this share of a CPU, proofs that a time limit ended say little.
-const BUSY: f64 = 0.8;
+/// Below this share of a CPU, what a time limit ended says little.
+pub(crate) const BUSY: f64 = 0.8;
 
 /// The whole report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

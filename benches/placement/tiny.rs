@@ -106,13 +106,16 @@ struct Placed {
     load: u64,
 }
 
+/// Links and delay of each.
+type Paths = Vec<(Vec<usize>, u64)>;
+
 struct Everything<'p> {
     problem: &'p Problem,
     load: Load,
     placed: Vec<Placed>,
     links: Vec<u64>,
     /// Simple paths between every two hosts: links and delay.
-    paths: Vec<Vec<Vec<(Vec<usize>, u64)>>>,
+    paths: Vec<Vec<Paths>>,
     best: Option<Value>,
 }
 
@@ -129,7 +132,7 @@ struct At {
 
 impl Everything<'_> {
     fn best(problem: &Problem, load: Load) -> Option<Value> {
-        let mut paths = vec![vec![Vec::new(); 3]; 3];
+        let mut paths = vec![vec![Paths::new(); 3]; 3];
         for (from, row) in paths.iter_mut().enumerate() {
             extend(problem, &mut vec![from], &mut Vec::new(), 0, row);
         }
@@ -222,13 +225,7 @@ impl Everything<'_> {
 }
 
 /// All simple paths that go on from where `hosts` ends.
-fn extend(
-    problem: &Problem,
-    hosts: &mut Vec<usize>,
-    links: &mut Vec<usize>,
-    delay_ns: u64,
-    found: &mut [Vec<(Vec<usize>, u64)>],
-) {
+fn extend(problem: &Problem, hosts: &mut Vec<usize>, links: &mut Vec<usize>, delay_ns: u64, found: &mut [Paths]) {
     let here = hosts[hosts.len() - 1];
     found[here].push((links.clone(), delay_ns));
     for (number, link) in problem.links.iter().enumerate() {

@@ -450,7 +450,7 @@ pub struct FiguresOptions {
     /// Seconds for each of the paper's programs; ours get a twentieth [default: 8, quick: 2]
     #[arg(long, value_name = "SECONDS")]
     pub limit: Option<f64>,
-    /// To see whether all is well, in about two minutes
+    /// To see whether all is well, in a few minutes: figures not to quote
     #[arg(long)]
     pub quick: bool,
     /// Draw the runs that are in the directory again, and measure nothing

@@ -202,13 +202,26 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_neither_compared_nor_composed_is_wrong_usage() {
-        for words in [&["steering", "--flows", "0"][..], &["steering", "--nfs", "2"], &["compose", "--chains", "0"]] {
+    fn what_can_t_be_run_is_wrong_usage() {
+        let nowhere = tempfile::tempdir().unwrap();
+        let nowhere = nowhere.path().to_str().unwrap();
+        for words in [
+            &["steering", "--flows", "0"][..],
+            &["steering", "--nfs", "2"],
+            &["compose", "--chains", "0"],
+            &["placement", "malformed", "--seeds", "0"],
+            &["placement", "malformed", "--limit", "NaN"],
+            &["figures", "--into", nowhere, "--seeds", "0"],
+            &["figures", "--into", nowhere, "--limit", "0"],
+            &["figures", "--into", nowhere, "--redraw"],
+        ] {
             let command = match Arguments::parse_from([&["towpath", "bench"], words].concat()).command {
                 Command::Bench(command) => command,
                 other => panic!("{other:?}"),
             };
             assert!(matches!(run(command), Err(Failure::Usage(_))), "{words:?}");
         }
+        let unknown = Arguments::try_parse_from(["towpath", "bench", "placement", "speed"]).unwrap_err().to_string();
+        assert!(unknown.contains("proofs-60"), "{unknown}");
     }
 }
