@@ -60,13 +60,13 @@ pub fn measure(bench: &mut Bench<'_>) -> Result<Vec<Criterion>, Stopped> {
 fn random(number: u64) -> Problem {
     let mut stream = SplitMix64::new(number ^ 0x7469_6e79);
     let mut below = |n: u64| stream.below(n) as usize;
-    let cores = [vec![1], vec![2], vec![1, 1], vec![2, 1], vec![1, 0], vec![3]];
+    let cores = [vec![1], vec![2], vec![1, 1], vec![2, 1], vec![0, 2], vec![3]];
     let host =
         |number: usize, cores: &[u32]| Host { name: format!("h{number}"), cores: cores.to_vec(), position: None };
     let hosts: Vec<Host> = (0..3).map(|number| host(number, &cores[below(6)])).collect();
     let mut links = Vec::new();
     for (from, to) in [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)] {
-        if below(6) > 0 {
+        if below(12) > 0 {
             let (capacity, used, delay_ns) = (3 + below(4) as u64, below(2) as u64, 1 + below(8) as u64);
             links.push(Link { from, to, capacity, used, delay_ns });
         }
@@ -74,15 +74,15 @@ fn random(number: u64) -> Problem {
     let mut kinds = Vec::new();
     for name in ["k", "m"] {
         let measure = if below(3) == 0 { Measure::Packets } else { Measure::Flows };
-        let most = if measure == Measure::Packets { 60 } else { 3 };
-        let capacity = (0..3).map(|_| below(most + 1) as u64).collect();
+        let most = if measure == Measure::Packets { 90 } else { 4 };
+        let capacity = (0..3).map(|_| if below(8) == 0 { 0 } else { 1 + below(most) as u64 }).collect();
         let (cores, per_host_max) = (1 + u32::from(below(5) == 0), 1 + below(2) as u32);
         kinds.push(Kind { name: name.to_owned(), measure, capacity, cores, per_host_max });
     }
     let mut flows = Vec::new();
     for name in 0..2 + below(2) {
         let chain = (0..1 + below(2)).map(|_| below(2)).collect();
-        let delay_max_ns = if below(3) == 0 { 6 + below(20) as u64 } else { NO_DELAY_BOUND_NS };
+        let delay_max_ns = if below(3) == 0 { 8 + below(20) as u64 } else { NO_DELAY_BOUND_NS };
         let (name, from, to, bandwidth, packets_pps) =
             (format!("f{name}"), below(3), below(3), 1 + below(3) as u64, 1 + below(30) as u64);
         flows.push(Flow { name, from, to, chain, bandwidth, packets_pps, delay_max_ns });
