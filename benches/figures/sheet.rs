@@ -527,7 +527,7 @@ fn figure_10(runs: &Runs) -> Sheet {
         [in_groups(6.0, Method::OursInGroups, mix), in_groups(7.0, Method::OursOnline, None), point(8.0, most, placed)];
     let series = vec![
         Series {
-            label: "the paper's, run here".to_owned(),
+            label: "heuristics and MILP".to_owned(),
             source: Source::Theirs,
             colour: 1,
             points: theirs.chain(milp).collect(),
@@ -539,7 +539,7 @@ fn figure_10(runs: &Runs) -> Sheet {
             points: ours.into_iter().flatten().collect(),
         },
         Series {
-            label: "published".to_owned(),
+            label: "§V-A".to_owned(),
             source: Source::Published,
             colour: 5,
             points: vec![printed(3.0, published::FLOWS_B_PLUS_COR), printed(5.0, published::FLOWS_OPTIMAL)],

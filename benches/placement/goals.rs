@@ -244,8 +244,7 @@ const RATE_TIME: Duration = Duration::from_secs(2);
 
 fn distributions(bench: &mut Bench<'_>) -> Result<Vec<Criterion>, Stopped> {
     let chains = stratos::chains();
-    let (rate, seconds) = bench.timed(|| stratos::distributions(&chains, RATE_TIME));
-    let per_s = rate.count as f64 / seconds;
+    let per_s = bench.timed(|| stratos::distributions(&chains, RATE_TIME)).0.per_s;
     bench.case(1, &format!("{per_s:.0} per second"))?;
     Ok(vec![Criterion::at_least("per second", per_s, 50_000.0, "/s")])
 }
@@ -254,8 +253,8 @@ fn racks_with(bench: &mut Bench<'_>, bandwidths: &[u64], goal: f64) -> Result<Ve
     let chains = stratos::chains();
     let mut criteria = Vec::new();
     for &most in bandwidths {
-        let (rate, seconds) = bench.timed(|| stratos::placements(&chains, most, RATE_TIME));
-        let per_s = rate.count as f64 / seconds;
+        let rate = bench.timed(|| stratos::placements(&chains, most, RATE_TIME)).0;
+        let per_s = rate.per_s;
         bench.case(bandwidths.len(), &format!("bandwidth up to {most}: {per_s:.0} per second"))?;
         let what =
             format!("bandwidth ≤ {most}; {:.0} % without a rack", 100.0 * rate.without as f64 / rate.count as f64);
