@@ -225,7 +225,7 @@ fn lines<'a>(root: &Area<'a>, sheet: &Sheet, panels: &[Panel], guides: &[Guide],
         for (number, series) in panel.series.iter().enumerate() {
             // Side by side, so that equal values of different series are all seen.
             let aside = (number as f64 - (panel.series.len() as f64 - 1.0) / 2.0) * 0.28;
-            draw_line(root, &plot, series, aside)?;
+            draw_line(root, &plot, series, aside, panel.series.len() <= SPREAD_MAX)?;
         }
     }
     let mut shown: Vec<&Series> = Vec::new();
@@ -242,10 +242,13 @@ fn draw_guide<'a>(root: &Area<'a>, plot: &Plot<'a>, guide: &Guide, places: Range
     stroke(root, ends.to_vec(), Source::Published, INK.stroke_width(2))
 }
 
-fn draw_line<'a>(root: &Area<'a>, plot: &Plot<'a>, series: &Series, aside: f64) -> Drawn<'a> {
+/// With more lines in a panel, the spread over the seeds would hide them; it is in the CSV file.
+const SPREAD_MAX: usize = 5;
+
+fn draw_line<'a>(root: &Area<'a>, plot: &Plot<'a>, series: &Series, aside: f64, has_spread: bool) -> Drawn<'a> {
     let tint = colour(series.colour);
     let at = |point: &Point, value: f64| plot.pixel(point.x + aside, value);
-    for point in series.points.iter().filter(|point| point.high > point.low) {
+    for point in series.points.iter().filter(|point| has_spread && point.high > point.low) {
         let ends = vec![at(point, point.low), at(point, point.high)];
         root.draw(&PathElement::new(ends, tint.mix(0.35).stroke_width(3)))?;
     }
@@ -255,12 +258,7 @@ fn draw_line<'a>(root: &Area<'a>, plot: &Plot<'a>, series: &Series, aside: f64) 
         stroke(root, ends, series.source, tint.stroke_width(2))?;
     }
     for point in &series.points {
-        marker(
-            root,
-            at(point, point.median),
-            series.colour,
-            point.limited * 2 <= point.runs && point.limited < point.runs,
-        )?;
+        marker(root, at(point, point.median), series.colour, !point.is_stopped())?;
     }
     Ok(())
 }
@@ -367,7 +365,7 @@ fn bars<'a>(
 fn draw_bar<'a>(root: &Area<'a>, plot: &Plot<'a>, series: &Series, point: &Point, places: Range<f64>) -> Drawn<'a> {
     let (left, right) = (plot.pixel(places.start, point.median), plot.pixel(places.end, point.median));
     let foot = plot.area.map_coordinate(&(places.end, plot.values.start));
-    bar(root, left, (right.0, foot.1), series, point.limited > 0)?;
+    bar(root, left, (right.0, foot.1), series, point.is_stopped())?;
     let middle = i32::midpoint(left.0, right.0);
     let mut top = left.1;
     if point.high > point.low {
@@ -380,6 +378,10 @@ fn draw_bar<'a>(root: &Area<'a>, plot: &Plot<'a>, series: &Series, point: &Point
         top = high;
     }
     // What was stopped could be more.
-    let text = format!("{}{}", if point.limited > 0 { "≥ " } else { "" }, count(point.median));
+    let text = match (point.is_stopped(), point.median) {
+        (true, 0.0) => "none yet".to_owned(),
+        (true, median) => format!("≥ {}", count(median)),
+        (false, median) => count(median),
+    };
     root.draw_text(&text, &anchored(12, HPos::Center, VPos::Bottom), (middle, top - 4))
 }

@@ -4,11 +4,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::draw::{Area, Drawn, SIZE, anchored, font};
-use super::sheet::{Cell, Sheet, Source};
+use super::sheet::{Block, Cell, Sheet};
 use crate::plot::{FAINT, INK};
-
-/// A block: heading, whose, rows.
-type Block = (String, Source, Vec<(String, Vec<Cell>)>);
 
 /// From the best class to the worst; the last is for what was not tried. They differ in lightness too.
 const CLASSES: [RGBColor; 7] = [
@@ -31,7 +28,7 @@ const TALL: i32 = 25;
 /// Draws the blocks below each other and the classes beside them.
 pub fn draw<'a>(root: &Area<'a>, sheet: &Sheet, classes: &[String], columns: &[usize], blocks: &[Block]) -> Drawn<'a> {
     let mut top = TOP;
-    for (heading, _, rows) in blocks {
+    for Block { heading, rows, .. } in blocks {
         root.draw_text(heading, &font(14), (LEFT, top - 20))?;
         for (name, cells) in rows {
             root.draw_text(name, &anchored(13, HPos::Right, VPos::Center), (LEFT - 10, top + TALL / 2))?;

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::draw::count;
 use super::runs::Runs;
-use super::sheet::{Body, Cell, Panel, Point, Series, Sheet, Source};
+use super::sheet::{Block, Body, Cell, Panel, Point, Series, Sheet, Source};
+use crate::placement::report::BUSY;
 
 /// The index, in Markdown.
 pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
@@ -27,6 +28,13 @@ pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
     if !machine.release_build {
         text.push_str("\n**A debug build: build with --release before quoting a figure.**\n");
     }
+    if runs.cpu_share < BUSY {
+        let share = runs.cpu_share * 100.0;
+        let _ = writeln!(
+            text,
+            "\n**The machine was busy: the measurement got {share:.0} % of a CPU, so every time limit came early. Repeat it on a quiet one.**"
+        );
+    }
     text.push_str("\n| figure | what it says | data |\n|---|---|---|\n");
     for sheet in sheets {
         let Sheet { file, title, reading, .. } = sheet;
@@ -36,7 +44,7 @@ pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
         text,
         "\nEvery run, with status, bound, gap and seconds: [runs.csv](runs.csv). To draw again without measuring: `towpath bench figures --redraw --into DIR`.\n\n\
          ## Three sources\n\n\
-         - **ours**: bounds, search and compact MILP, {} s each (a quarter of that for a group), seeds 1 to {}; online placement; the dense simplex.\n\
+         - **ours**: bounds, search and compact MILP, {} s each (half of that for a group), seeds 1 to {}; online placement; the dense simplex.\n\
          - **the paper's methods, run here**: MILP (1)–(12) and heuristics A, B, B+, B+COR, C as printed, by HiGHS on one thread, {} s for each program,\n  \
          seeds 1 to {}. The paper gave its solver hours: give more with `--limit`. After three sizes without a solution larger ones are not tried.\n\
          - **published**: numbers printed in the papers' text and tables. Their figures print none, and nothing was read off a picture.\n\n\
@@ -47,7 +55,7 @@ pub fn text(runs: &Runs, sheets: &[Sheet]) -> String {
          the flows before the first group (for A and one by one: the first flow) that finds no place.\n\
          - LV is a hundred times T. The gap is that of U + MaxDelay/LV, for ours too.\n\
          - M is binary: at most one instance of a service on a host. Up to 64 flows fit the cores; the links of some seeds forbid that.",
-        plan.limit_s / 10.0,
+        plan.limit_s / 20.0,
         plan.seeds,
         plan.limit_s,
         plan.paper_seeds.min(plan.seeds)
@@ -72,7 +80,7 @@ pub fn reading(sheet: &Sheet) -> String {
         }
         Body::Bars { categories, series, .. } => bars_reading(categories, series),
         Body::Grid { blocks, .. } => {
-            let parts = blocks.iter().map(|(_, source, rows)| {
+            let parts = blocks.iter().map(|Block { source, rows, .. }| {
                 let cells: Vec<&Cell> = rows.iter().flat_map(|(_, cells)| cells).collect();
                 let proven = cells.iter().filter(|cell| cell.class == 0).count();
                 let name = if *source == Source::Ours { "ours, in the median" } else { "the paper's MILP" };
@@ -96,17 +104,17 @@ fn last_points(series: &[&Series], source: Source, name: &str) -> String {
     if lasts.is_empty() {
         return format!("{name}: nothing within the limit");
     }
-    let open = of().flat_map(|series| &series.points).filter(|point| point.limited > 0).count();
+    let open = of().flat_map(|series| &series.points).filter(|point| point.is_stopped()).count();
     let all = of().map(|series| series.points.len()).sum::<usize>();
-    format!("{name}: {} ({} of {all} points without a run at the limit)", lasts.join(", "), all - open)
+    format!("{name}: {} ({open} of {all} points stopped by the limit)", lasts.join(", "))
 }
 
 fn effort_reading(panels: &[Panel]) -> String {
     let parts = panels.iter().map(|panel| {
         let points = || panel.series.iter().flat_map(|series| &series.points);
         let most = points().map(|point| point.median).fold(0.0, f64::max);
-        let open = points().filter(|point| point.limited > 0).count();
-        let stopped = format!("{open} of {} points with a run at the limit", points().count());
+        let open = points().filter(|point| point.is_stopped()).count();
+        let stopped = format!("{open} of {} points stopped by the limit", points().count());
         format!("{}: at most {} {}, {stopped}", panel.title, short(most), panel.y.to_lowercase())
     });
     parts.collect::<Vec<_>>().join("; ")
@@ -123,7 +131,7 @@ fn short(value: f64) -> String {
 fn bars_reading(categories: &[String], series: &[Series]) -> String {
     let name = |point: &Point| {
         let category = categories.get(point.x as usize).map_or("", String::as_str).replace('\n', " ");
-        let stopped = if point.limited > 0 { "≥ " } else { "" };
+        let stopped = if point.is_stopped() { "≥ " } else { "" };
         format!("{category} {stopped}{}", count(point.median))
     };
     let parts = series.iter().filter(|series| !series.points.is_empty()).map(|series| {

@@ -147,7 +147,7 @@ impl Measure<'_> {
 
     /// The most flows that fit, from the most that the cores could serve downwards.
     fn most(&mut self, seed: u64, scale: u64) -> Result<(), Stopped> {
-        let limit = self.plan.ours_limit() * 2;
+        let limit = self.plan.ours_limit() * 4;
         let goal = Goal { load: placement::solve::Load::None, delay: false, cores: false };
         let objective = Some(Objective { load: goal.load, delay: false });
         let asked = FLOWS_MAX * scale as usize;
@@ -164,7 +164,7 @@ impl Measure<'_> {
                 Outcome::Solved(solved) => {
                     run.placed = flows;
                     run.worth = Some(worth(&solved.loads));
-                    run.status = if is_proven { Status::Optimal } else { Status::Limit };
+                    run.status = if is_proven || flows == asked { Status::Optimal } else { Status::Limit };
                     break;
                 }
                 Outcome::Infeasible(_) => {}
@@ -192,7 +192,7 @@ impl Measure<'_> {
     fn in_groups(&mut self, method: Method, objective: Objective, seed: u64, scale: u64) -> Result<(), Stopped> {
         let asked = FLOWS_MAX * scale as usize;
         let problem = as16631(seed, asked, scale);
-        let limit = if method.is_ours() { self.plan.ours_limit() / 4 } else { self.plan.limit() };
+        let limit = if method.is_ours() { self.plan.ours_limit() / 2 } else { self.plan.limit() };
         let all = if scale == 1 { Duration::MAX } else { self.plan.scaled_limit() };
         let (solution, out_of_time, seconds) =
             self.patiently(move || placed_in_groups(&problem, method, objective, limit, all))?;

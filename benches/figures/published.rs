@@ -1,9 +1,9 @@
 //! What the papers print as numbers, each with its place. Their figures have no numbers in the text that is public; nothing here is read
 //! off a picture.
 //!
-//! - [PAPER]: Mohammadkhan et al., "Virtual Function Placement and Traffic Steering in Flexible and Dynamic Software Defined
+//! - The placement paper: Mohammadkhan et al., "Virtual Function Placement and Traffic Steering in Flexible and Dynamic Software Defined
 //!   Networks", LANMAN 2015.
-//! - [STRATOS]: Gember et al., "Stratos: A Network-Aware Orchestration Layer for Virtual Middleboxes in Clouds", 2013.
+//! - Stratos: Gember et al., "Stratos: A Network-Aware Orchestration Layer for Virtual Middleboxes in Clouds", 2013.
 
 /// A printed number.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -27,6 +27,8 @@ pub struct Runs {
     pub plan: FiguresPlan,
     /// True if it was ended before all was measured.
     pub interrupted: bool,
+    /// The share of a CPU that the measurement got.
+    pub cpu_share: f64,
     /// In the order in which they were made.
     pub runs: Vec<Run>,
     /// Table 3, ours.

@@ -57,6 +57,13 @@ pub struct Point {
     pub note: String,
 }
 
+impl Point {
+    /// Whether the time limit ended most of its runs, so that its value could be better.
+    pub fn is_stopped(&self) -> bool {
+        self.limited * 2 > self.runs
+    }
+}
+
 /// Points of one method.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
@@ -90,6 +97,17 @@ pub struct Cell {
     pub class: usize,
     /// As the CSV file has it.
     pub point: Option<Point>,
+}
+
+/// Rows of cells under a heading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// Above it.
+    pub heading: String,
+    /// Whose.
+    pub source: Source,
+    /// Each with its name.
+    pub rows: Vec<(String, Vec<Cell>)>,
 }
 
 /// Lines with one pair of axes.
@@ -132,8 +150,8 @@ pub enum Body {
         classes: Vec<String>,
         /// Numbers of flows.
         columns: Vec<usize>,
-        /// A heading, and rows with a name each.
-        blocks: Vec<(String, Source, Vec<(String, Vec<Cell>)>)>,
+        /// From above.
+        blocks: Vec<Block>,
     },
 }
 
@@ -258,9 +276,9 @@ impl Runs {
         let plan = &self.plan;
         let seeds = |count: u64| if count == 1 { "seed 1".to_owned() } else { format!("seeds 1–{count}") };
         format!(
-            "AS-16631. Solid: ours, {}, {} s each. Dashed: the paper's MILP, {}, {} s each. Filled: proven optimal; hollow: at the limit.",
+            "AS-16631. Solid: ours, {}, {} s each. Dashed: the paper's MILP, {}, {} s each. Medians. Filled: most runs proven optimal; hollow: most stopped by the limit.",
             seeds(plan.seeds),
-            plan.limit_s / 10.0,
+            plan.limit_s / 20.0,
             seeds(plan.paper_seeds.min(plan.seeds)),
             plan.limit_s,
         )
@@ -269,7 +287,7 @@ impl Runs {
     fn who_bars(&self) -> String {
         let plan = &self.plan;
         format!(
-            "AS-16631, up to {FLOWS_MAX} flows. Median over seeds ({} for ours and A, {} for the MILPs), lowest and highest. Pale, ≥: stopped by the time limit.",
+            "AS-16631, up to {FLOWS_MAX} flows. Median over seeds ({} for ours and A, {} for the MILPs), lowest and highest. Pale, ≥: most were stopped by the time limit.",
             plan.seeds,
             plan.paper_seeds.min(plan.seeds),
         )
@@ -422,16 +440,16 @@ fn percent(gap: f64) -> String {
 
 fn figure_6(runs: &Runs) -> Sheet {
     let columns: Vec<usize> = sizes().collect();
-    let block = |title: String, source: Source, method: Method| {
+    let block = |heading: String, source: Source, method: Method| {
         let row = |objective: Objective| {
             let cells = columns.iter().map(|&flows| cell(runs, method, objective, flows)).collect();
             (objective.to_string(), cells)
         };
-        (title, source, Objective::ALL.into_iter().map(row).collect::<Vec<_>>())
+        Block { heading, source, rows: Objective::ALL.into_iter().map(row).collect() }
     };
     let plan = &runs.plan;
     let theirs = format!("The paper's MILP, {} s: its gap", plan.limit_s);
-    let ours = format!("Ours, {} s: seeds proven optimal", plan.limit_s / 10.0);
+    let ours = format!("Ours, {} s: seeds proven optimal", plan.limit_s / 20.0);
     let classes = GAPS.iter().map(|(_, name)| (*name).to_owned());
     Sheet {
         number: "6".to_owned(),
@@ -509,7 +527,7 @@ fn figure_10(runs: &Runs) -> Sheet {
         [in_groups(6.0, Method::OursInGroups, mix), in_groups(7.0, Method::OursOnline, None), point(8.0, most, placed)];
     let series = vec![
         Series {
-            label: "the paper's, run here".to_owned(),
+            label: "heuristics and MILP".to_owned(),
             source: Source::Theirs,
             colour: 1,
             points: theirs.chain(milp).collect(),
@@ -521,7 +539,7 @@ fn figure_10(runs: &Runs) -> Sheet {
             points: ours.into_iter().flatten().collect(),
         },
         Series {
-            label: "published".to_owned(),
+            label: "§V-A".to_owned(),
             source: Source::Published,
             colour: 5,
             points: vec![printed(3.0, published::FLOWS_B_PLUS_COR), printed(5.0, published::FLOWS_OPTIMAL)],

@@ -52,6 +52,7 @@ fn some_runs() -> Runs {
         machine: Machine::read(),
         plan,
         interrupted: false,
+        cpu_share: 0.5,
         runs,
         rates: Vec::new(),
     }
@@ -71,6 +72,7 @@ fn every_figure_is_drawn_with_title_axes_and_legend() {
         file(&files, &format!("figure-{number:02}.csv"));
         assert!(file(&files, "README.md").contains(&format!("(figure-{number:02}.svg) | ")), "{number}");
     }
+    assert!(file(&files, "README.md").contains("got 50 % of a CPU"));
     let svg = file(&files, "figure-09.svg");
     for text in
         ["MaxDelay (ms)", "Flows", "Ours", "The paper&apos;s MILP", "Printed in the paper", "T = 100 ms", "M_D, ours"]

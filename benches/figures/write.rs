@@ -1,7 +1,7 @@
 //! Figures and runs as CSV (RFC 4180: a header, commas, quotes where a cell needs them).
 
-use super::runs::{Run, Runs};
-use super::sheet::{Body, Point, Series, Sheet, Source};
+use super::runs::{Run, Runs, Worth};
+use super::sheet::{Block, Body, Cell, Point, Series, Sheet, Source};
 
 fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) {
@@ -62,10 +62,10 @@ pub fn csv(sheet: &Sheet) -> String {
             }
         }
         Body::Grid { blocks, columns, .. } => {
-            for (heading, source, rows) in blocks {
-                for (name, cells) in rows {
+            for block in blocks {
+                for (name, cells) in &block.rows {
                     for (cell, flows) in cells.iter().zip(columns) {
-                        text.push_str(&grid_line(sheet, heading, name, *source, *flows, cell));
+                        text.push_str(&grid_line(sheet, block, name, *flows, cell));
                     }
                 }
             }
@@ -80,15 +80,8 @@ pub fn csv(sheet: &Sheet) -> String {
     text
 }
 
-fn grid_line(
-    sheet: &Sheet,
-    heading: &str,
-    name: &str,
-    source: Source,
-    flows: usize,
-    cell: &super::sheet::Cell,
-) -> String {
-    let mut cells = [&sheet.number, heading, name, source.name()].map(str::to_owned).to_vec();
+fn grid_line(sheet: &Sheet, block: &Block, name: &str, flows: usize, cell: &Cell) -> String {
+    let mut cells = [&sheet.number, &block.heading, name, block.source.name()].map(str::to_owned).to_vec();
     cells.push(flows.to_string());
     match &cell.point {
         Some(point) => {
@@ -113,7 +106,7 @@ pub fn runs_csv(runs: &Runs) -> String {
     let mut text = "method,source,objective,scale,flows,seed,limit_s,status,placed,core_u,link_u,max_delay_ms,cores,u_bound,max_delay_bound_ms,gap,simplex_iterations,seconds\n".to_owned();
     for run in &runs.runs {
         let Run { method, objective, scale, flows, seed, limit_s, status, placed, worth, .. } = run;
-        let of = |value: fn(&super::runs::Worth) -> f64| maybe(worth.as_ref().map(value));
+        let of = |value: fn(&Worth) -> f64| maybe(worth.as_ref().map(value));
         let source = if method.is_ours() { Source::Ours } else { Source::Theirs };
         let mut cells = vec![method.to_string(), source.name().to_owned()];
         cells.push(objective.map_or(String::new(), |objective| objective.to_string()));

@@ -331,6 +331,8 @@ pub enum BenchCommand {
     Compose(ComposeOptions),
     /// Make the papers' figures again: placement by us and by the papers' methods, as CSV and SVG
     Figures(FiguresOptions),
+    /// Measure what placement promises: proofs, flows that fit, rates; each with its goal and a verdict
+    Placement(PlacementOptions),
     /// Send the probes of `bench flow-setup --target` back
     #[command(after_help = "Example: towpath bench echo --listen 10.2.0.2:7000 --ports 8")]
     Echo {
@@ -458,15 +460,40 @@ pub struct FiguresOptions {
     /// Seeds 1 to this for the paper's MILP and the heuristics made of it [default: 1]
     #[arg(long, value_name = "COUNT")]
     pub paper_seeds: Option<u64>,
-    /// Seconds for each of the paper's programs; ours get a tenth [default: 8, quick: 2]
+    /// Seconds for each of the paper's programs; ours get a twentieth [default: 8, quick: 2]
     #[arg(long, value_name = "SECONDS")]
     pub limit: Option<f64>,
-    /// To see whether all is well, in about two minutes
+    /// To see whether all is well, in a few minutes: figures not to quote
     #[arg(long)]
     pub quick: bool,
     /// Draw the runs that are in the directory again, and measure nothing
     #[arg(long, conflicts_with_all = ["seeds", "paper_seeds", "limit", "quick"])]
     pub redraw: bool,
+}
+
+/// `towpath bench placement`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "AS-16631, flows by seed, one thread. Times are CPU time. The goal max-delay comes last and may take an hour; Ctrl-C ends the \
+    run and keeps what is done.\n\nExamples:\n  towpath bench placement --json placement.json\n  towpath bench placement proofs-60 racks \
+    online\n  towpath bench placement --quick"
+)]
+pub struct PlacementOptions {
+    /// Only these goals
+    #[arg(value_name = "GOAL", value_parser = bench::placement::names())]
+    pub goals: Vec<String>,
+    /// Seeds 1 to this [default: 20, quick: 3]
+    #[arg(long, value_name = "COUNT")]
+    pub seeds: Option<u64>,
+    /// Seconds for each problem of the goal max-delay [default: 60, quick: 2]
+    #[arg(long, value_name = "SECONDS")]
+    pub limit: Option<f64>,
+    /// To see whether all is well, in a few minutes
+    #[arg(long)]
+    pub quick: bool,
+    /// Write the whole report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 #[cfg(test)]

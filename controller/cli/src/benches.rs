@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path as FilePath;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bench::compose::{self, ComposeError, ComposePlan};
 use bench::echo::Echo;
 use bench::in_process;
+use bench::placement::{self, PlacementPlan};
 use bench::plan::{Plan, SearchPlan};
 use bench::steering::{self, SteeringPlan};
 use bench::udp::{UdpOptions, UdpPath};
@@ -15,7 +16,8 @@ use bench::{FlowSetupReport, Path, Progress};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
-use crate::arguments::{BenchCommand, ComposeOptions, FlowSetupOptions, SteeringOptions};
+use crate::arguments::{BenchCommand, ComposeOptions, FlowSetupOptions, PlacementOptions, SteeringOptions};
+use crate::interrupt;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const GOALS_RATE_PER_S: f64 = 10_000.0;
@@ -27,6 +29,7 @@ pub fn run(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Speed(command) => crate::speed::run(command),
         BenchCommand::Steering(options) => compare_steering(&options),
         BenchCommand::Compose(options) => measure_compose(&options),
+        BenchCommand::Placement(options) => measure_placement(&options),
         BenchCommand::Figures(options) => crate::figures::run(&options),
         BenchCommand::Echo { listen, ports } => {
             let (stop, stopped) = UnixStream::pair()?;
@@ -90,6 +93,39 @@ fn measure_compose(options: &ComposeOptions) -> Result<(), Failure> {
         ComposeError::Chains(_) | ComposeError::Runs(_) => Failure::Usage(error.to_string()),
         fault => Failure::of(fault),
     })?;
+    write_file(options.json.as_deref(), || Ok(report.json()))?;
+    io::stdout().write_all(report.text().as_bytes())?;
+    Ok(())
+}
+
+fn measure_placement(options: &PlacementOptions) -> Result<(), Failure> {
+    let usual = if options.quick { PlacementPlan::quick() } else { PlacementPlan::default() };
+    let plan = PlacementPlan {
+        only: options.goals.clone(),
+        seeds: options.seeds.unwrap_or(usual.seeds),
+        limit_s: options.limit.unwrap_or(usual.limit_s),
+    };
+    let stop = interrupt::watch()?;
+    let begin = Instant::now();
+    let mut told_s = 0.0;
+    let mut say = |said: placement::Said<'_>| {
+        let now_s = begin.elapsed().as_secs_f64();
+        match said {
+            placement::Said::Goal(name) => eprintln!("{now_s:7.1} s  {name}"),
+            // Cases of milliseconds would only flood the terminal.
+            placement::Said::Case(done, of, what) if now_s - told_s >= 1.0 => {
+                told_s = now_s;
+                eprintln!("{now_s:7.1} s    {done} of {of}: {what}");
+            }
+            placement::Said::Case(..) => {}
+            placement::Said::Measured(result) => {
+                let verdict = if result.is_met() { "met" } else { "NOT MET" };
+                eprintln!("{now_s:7.1} s    {}: {verdict}", result.text);
+            }
+        }
+    };
+    let report = placement::run(&plan, std::env::args().collect(), &stop, &mut say)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
     write_file(options.json.as_deref(), || Ok(report.json()))?;
     io::stdout().write_all(report.text().as_bytes())?;
     Ok(())
@@ -176,13 +212,26 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_neither_compared_nor_composed_is_wrong_usage() {
-        for words in [&["steering", "--flows", "0"][..], &["steering", "--nfs", "2"], &["compose", "--chains", "0"]] {
+    fn what_can_t_be_run_is_wrong_usage() {
+        let nowhere = tempfile::tempdir().unwrap();
+        let nowhere = nowhere.path().to_str().unwrap();
+        for words in [
+            &["steering", "--flows", "0"][..],
+            &["steering", "--nfs", "2"],
+            &["compose", "--chains", "0"],
+            &["placement", "malformed", "--seeds", "0"],
+            &["placement", "malformed", "--limit", "NaN"],
+            &["figures", "--into", nowhere, "--seeds", "0"],
+            &["figures", "--into", nowhere, "--limit", "0"],
+            &["figures", "--into", nowhere, "--redraw"],
+        ] {
             let command = match Arguments::parse_from([&["towpath", "bench"], words].concat()).command {
                 Command::Bench(command) => command,
                 other => panic!("{other:?}"),
             };
             assert!(matches!(run(command), Err(Failure::Usage(_))), "{words:?}");
         }
+        let unknown = Arguments::try_parse_from(["towpath", "bench", "placement", "speed"]).unwrap_err().to_string();
+        assert!(unknown.contains("proofs-60"), "{unknown}");
     }
 }

@@ -112,6 +112,17 @@ pub fn json(problem: &Problem, solved: &Solved) -> String {
     serde_json::to_string_pretty(&report(problem, solved)).unwrap_or_default()
 }
 
+/// What is proven, and how much is open.
+fn verdict(solved: &Solved) -> String {
+    let [u, delay, cores] = solved.gaps();
+    let named = [("U", u), ("MaxDelay", delay), ("cores", cores)];
+    // The first that is open leaves what comes after it without a meaning.
+    match named.iter().find(|(_, gap)| *gap > 0.0) {
+        Some((name, gap)) => format!("not proven optimal: {name} may be up to {:.1} % less", gap * 100.0),
+        None => "proven optimal".to_owned(),
+    }
+}
+
 /// The solution as a table.
 pub fn text(problem: &Problem, solved: &Solved) -> String {
     let report = report(problem, solved);
@@ -126,7 +137,7 @@ pub fn text(problem: &Problem, solved: &Solved) -> String {
     if solved.goal.cores {
         let _ = write!(out, " (at least {})", report.cores_bound);
     }
-    out.push_str("\n\n");
+    let _ = writeln!(out, "\n{}\n", verdict(solved));
     let mut rows = vec![["INSTANCE", "HOST", "NUMA", "LOAD"].map(String::from).to_vec()];
     for row in &report.instances {
         let load = format!("{}/{}", row.load, row.capacity);
