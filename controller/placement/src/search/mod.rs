@@ -166,7 +166,7 @@ impl<'g> Search<'g> {
         }
         self.forget();
         let mut score = self.score();
-        let (hot, cold) = (0.5_f64, 0.05_f64);
+        let (hot, cold) = (0.3_f64, 0.05_f64);
         for step in 0..steps {
             if clock.is_over() {
                 return false;

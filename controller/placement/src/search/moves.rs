@@ -85,6 +85,7 @@ impl Search<'_> {
 
     /// Begins with the instances that a program found, as far as they fit.
     pub(super) fn take(&mut self, counts: &[Vec<u32>]) {
+        self.layout.keep(counts);
         for (host, row) in counts.iter().enumerate() {
             for (kind, &count) in row.iter().enumerate() {
                 for _ in self.layout.slots_at(host, kind).len()..count as usize {

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use crate::bounds::{self, links};
-use crate::milp::compact::{self, Compact, Precision};
+use crate::milp::compact::Compact;
 use crate::problem::NO_DELAY_BOUND_NS;
 use crate::ratio::Ratio;
 use crate::search::Search;
-use crate::solve::{Forbidden, Load, Run};
+use crate::solve::{Forbidden, Load, Run, STEPS};
 
 impl<'g> Run<'_, 'g, '_> {
     /// A layout of the least U found; none if nothing fits or the time is over.
@@ -55,7 +55,7 @@ impl<'g> Run<'_, 'g, '_> {
 
     fn try_at(&mut self, u: Ratio, slice: Duration) -> Option<Search<'g>> {
         let clock = self.slice(slice);
-        let found = self.attempt(self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), None, &clock)?;
+        let found = self.attempt(self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), None, STEPS, &clock)?;
         self.keep(&found, "load");
         Some(found)
     }
@@ -101,15 +101,7 @@ impl<'g> Run<'_, 'g, '_> {
         while !self.clock.is_over() {
             let thresholds = self.goal.load.thresholds(Ratio::ONE, NO_DELAY_BOUND_NS);
             let clock = self.clock.slice(slice);
-            let least = bounds::least_instances(self.problem, Ratio::ONE)?;
-            match compact::feasible(
-                self.problem,
-                thresholds,
-                &least,
-                Precision::worth(self.problem, false),
-                false,
-                &clock,
-            ) {
+            match self.admits(thresholds, &clock) {
                 Compact::Excluded => {
                     self.excluded = true;
                     return None;
@@ -133,15 +125,10 @@ impl<'g> Run<'_, 'g, '_> {
     /// Asks the compact MILP about the utilisations between the bound and the incumbent's.
     fn prove(&mut self, grid: &[Ratio], least: &mut Ratio, value: Ratio, slice: Duration) -> Option<Search<'g>> {
         let clock = self.clock.slice(slice);
-        let precision = Precision::worth(self.problem, false);
         for &u in grid.iter().filter(|&&u| u >= *least && u < value).collect::<Vec<_>>() {
             self.tell("compact program");
             let thresholds = self.goal.load.thresholds(u, NO_DELAY_BOUND_NS);
-            let found = match bounds::least_instances(self.problem, thresholds.core_u) {
-                Some(needed) => compact::feasible(self.problem, thresholds, &needed, precision, false, &clock),
-                None => Compact::Excluded,
-            };
-            match found {
+            match self.admits(thresholds, &clock) {
                 Compact::Excluded => {
                     *least = grid.iter().copied().find(|&next| next > u).unwrap_or(Ratio::ONE).min(value);
                     self.bound.u = *least;

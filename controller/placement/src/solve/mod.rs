@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::bounds;
 use crate::checker::{Loads, Solution, check};
 use crate::clock::Clock;
-use crate::milp::compact::{Precision, Trail};
+use crate::milp::compact::{self, Compact, Trail};
+use crate::milp::whole;
 use crate::problem::Problem;
 use crate::ratio::Ratio;
 use crate::search::layout::{Ground, Thresholds};
@@ -232,7 +233,7 @@ pub fn solve(problem: &Problem, goal: Goal, limits: Limits<'_>, watch: &mut dyn 
         return Outcome::Infeasible(why);
     }
     let ground = Ground::new(problem, UNITS_MAX);
-    let is_small = Precision::worth(problem, true) == Precision::Whole;
+    let is_small = whole::is_small(problem);
     let mut run = Run {
         problem,
         goal,
@@ -306,12 +307,18 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
     }
 
     /// Restarts of the search at the thresholds until one succeeds or the slice is over.
-    fn attempt(&mut self, thresholds: Thresholds, spare: Option<u32>, clock: &Clock<'_>) -> Option<Search<'g>> {
+    fn attempt(
+        &mut self,
+        thresholds: Thresholds,
+        spare: Option<u32>,
+        steps: usize,
+        clock: &Clock<'_>,
+    ) -> Option<Search<'g>> {
         let least = bounds::least_instances(self.problem, thresholds.core_u)?;
         while !clock.is_over() {
             let start = Start { seed: self.next_seed(), spare, counts: None };
             let mut search = Search::start(self.ground, thresholds, &least, &start)?;
-            if search.run(STEPS, clock) {
+            if search.run(steps, clock) {
                 return Some(search);
             }
         }
@@ -330,6 +337,17 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
         let start = Start { seed: self.next_seed(), spare: None, counts: Some(counts) };
         let mut search = Search::start(self.ground, thresholds, &least, &start)?;
         (search.follow(trails) || search.run(STEPS, clock)).then_some(search)
+    }
+
+    /// What a program says of the thresholds: the whole one of a small problem, else the compact one.
+    fn admits(&self, thresholds: Thresholds, clock: &Clock<'_>) -> Compact {
+        if self.is_small {
+            return whole::feasible(self.problem, thresholds, false, clock);
+        }
+        match bounds::least_instances(self.problem, thresholds.core_u) {
+            Some(least) => compact::feasible(self.problem, thresholds, &least, clock),
+            None => Compact::Excluded,
+        }
     }
 
     /// A slice of the time: no more than a share of what is left, and little for a problem that a program solves whole.
