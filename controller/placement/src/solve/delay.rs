@@ -15,7 +15,7 @@ use crate::milp::whole;
 use crate::ratio::Ratio;
 use crate::search::Search;
 use crate::search::layout::Thresholds;
-use crate::solve::{Run, STEPS};
+use crate::solve::{Run, STEPS, longer};
 
 /// What raises the bound.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl<'g> Run<'_, 'g, '_> {
                 }
             }
             round += 1;
-            slice = slice.saturating_mul(2);
+            slice = longer(slice);
         }
         found
     }

@@ -158,15 +158,17 @@ impl Solved {
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the variants' text says what their fields are")]
 pub enum Forbidden {
-    /// No way from a flow's entry to its exit.
+    /// No way from a flow's entry through its chain to its exit.
     Unreachable { flow: usize },
     /// A flow alone is more than any instance of a kind holds.
     FlowTooLarge { flow: usize, kind: usize },
     /// The instances needed do not fit into the cores; the kind, if one alone does not.
     Cores { kind: Option<usize>, needed: u64, cores: u64 },
+    /// The flows that begin or end at a host are more than its links in that direction can carry.
+    HostLinks { host: usize, leaving: bool, load: u64, capacity: u64 },
     /// The links would be used to this, services left out.
     Links { u: f64 },
-    /// A flow's shortest way takes longer than it allows.
+    /// A flow's shortest way through its chain takes longer than it allows.
     Delay { flow: usize, least_ns: u64 },
     /// Cores and links together: shown by the compact MILP.
     Together,
@@ -175,7 +177,7 @@ pub enum Forbidden {
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Forbidden::Unreachable { flow } => write!(f, "links: flow {flow} cannot reach its exit"),
+            Forbidden::Unreachable { flow } => write!(f, "links: flow {flow} cannot reach its exit through its chain"),
             Forbidden::FlowTooLarge { flow, kind } => {
                 write!(f, "cores: flow {flow} alone is more than an instance of kind {kind} can hold on any host")
             }
@@ -185,13 +187,17 @@ impl fmt::Display for Forbidden {
             Forbidden::Cores { kind: None, needed, cores } => {
                 write!(f, "cores: the flows need instances on {needed} cores, there are {cores}")
             }
+            Forbidden::HostLinks { host, leaving, load, capacity } => {
+                let which = if *leaving { "leave" } else { "enter" };
+                write!(f, "links: those that {which} host {host} must carry {load}, they can carry {capacity}")
+            }
             Forbidden::Links { u } => {
                 write!(f, "links: even without services, some link must carry {:.1} % of its capacity", u * 100.0)
             }
             Forbidden::Delay { flow, least_ns } => {
                 write!(
                     f,
-                    "delay: the shortest way of flow {flow} takes {:.3} ms, more than it allows",
+                    "delay: the shortest way of flow {flow} through its chain takes {:.3} ms, more than it allows",
                     *least_ns as f64 / 1e6
                 )
             }
@@ -370,6 +376,11 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
             None => Outcome::Unknown { bound: self.bound.u },
         }
     }
+}
+
+/// Twice the time, up to an hour: rounds that end at once must not make it overflow.
+fn longer(slice: Duration) -> Duration {
+    slice.saturating_mul(2).min(Duration::from_secs(3600))
 }
 
 /// For one try of the search on a small problem.
