@@ -30,6 +30,8 @@ enum Program {
 
 /// More flows than this are too many for a program with a row for each.
 const WALKED_FLOWS_MAX: usize = 200;
+/// The rounds in which the walk program's root is asked; before them most are solved.
+const ROOT_ROUNDS: std::ops::Range<u32> = 1..3;
 /// Before this round the search alone is faster.
 const BRANCHED_FROM_ROUND: u32 = 3;
 /// Dead ends of a tree before it is begun anew.
@@ -61,7 +63,7 @@ impl<'g> Run<'_, 'g, '_> {
                     self.raise(u, &mut found, slice * 8, Program::Reach);
                 }
                 if is_walked {
-                    if round < 2 {
+                    if ROOT_ROUNDS.contains(&round) {
                         self.raise(u, &mut found, slice * 16, Program::Walks);
                     }
                     if round >= BRANCHED_FROM_ROUND {
