@@ -160,6 +160,10 @@ pub enum ProblemError {
     FlowKind { flow: String, kind: usize, kinds: usize },
     #[error("the running instance {existing} names kind {kind}, host {host}, NUMA node {numa}, which do not all exist")]
     ExistingPlace { existing: usize, kind: usize, host: usize, numa: usize },
+    #[error(
+        "the running instance {existing} is of kind {kind}, which cannot run on host {host}: give it a capacity there"
+    )]
+    ExistingCannotRun { existing: usize, kind: String, host: String },
     #[error("the running instance {existing} has load {used} and may move: load of other flows cannot move with it")]
     ExistingMoves { existing: usize, used: u64 },
     #[error("the running instance {existing} is used to {used} of {capacity}: what runs already must fit")]
@@ -171,7 +175,10 @@ pub enum ProblemError {
 }
 
 /// Sums beyond this are refused, so that no product of two of them overflows 128 bits and no cost is lost in rounding.
-const SUM_MAX: u64 = 1 << 50;
+pub(crate) const SUM_MAX: u64 = 1 << 50;
+
+/// More cores than this no network has.
+const CORES_MAX: u64 = 1 << 24;
 
 impl Problem {
     /// Checks the parts.
@@ -291,10 +298,14 @@ impl Parts {
                 return Err(ProblemError::ExistingMoves { existing, used });
             }
             let capacity = self.kinds[kind].capacity[host];
+            if capacity == 0 {
+                let (kind, host) = (self.kinds[kind].name.clone(), self.hosts[host].name.clone());
+                return Err(ProblemError::ExistingCannotRun { existing, kind, host });
+            }
             if used > capacity {
                 return Err(ProblemError::ExistingUsed { existing, used, capacity });
             }
-            needed[host][numa] += self.kinds[kind].cores;
+            needed[host][numa] = needed[host][numa].saturating_add(self.kinds[kind].cores);
         }
         for (host, needed) in self.hosts.iter().zip(&needed) {
             for (numa, (&cores, &needed)) in host.cores.iter().zip(needed).enumerate() {
@@ -311,6 +322,10 @@ impl Parts {
             let sum = values.fold(0_u64, u64::saturating_add);
             if sum > SUM_MAX { Err(ProblemError::TooLarge { what, limit: SUM_MAX }) } else { Ok(()) }
         };
+        let cores = &mut self.hosts.iter().flat_map(|host| &host.cores).map(|&cores| u64::from(cores));
+        if cores.fold(0, u64::saturating_add) > CORES_MAX {
+            return Err(ProblemError::TooLarge { what: "the hosts' cores", limit: CORES_MAX });
+        }
         fits("the links' delay", &mut self.links.iter().map(|link| link.delay_ns))?;
         fits("the links' capacity", &mut self.links.iter().map(|link| link.capacity))?;
         fits("the flows' bandwidth", &mut self.flows.iter().map(|flow| flow.bandwidth))?;

@@ -32,6 +32,12 @@ impl Ratio {
         u64::try_from(product).unwrap_or(u64::MAX)
     }
 
+    /// The smallest integer load on this capacity that is not below the ratio: ceil(H·u).
+    pub fn ceil_of(self, capacity: u64) -> u64 {
+        let product = (u128::from(capacity) * u128::from(self.load)).div_ceil(u128::from(self.capacity));
+        u64::try_from(product).unwrap_or(u64::MAX)
+    }
+
     /// As a float, for display and for a linear program.
     pub fn as_f64(self) -> f64 {
         self.load as f64 / self.capacity as f64
@@ -83,6 +89,7 @@ mod tests {
         assert!(Ratio::new(33_333_333, 100_000_000) < Ratio::new(1, 3));
         assert_eq!(Ratio::new(5, 10), Ratio::new(1, 2));
         assert_eq!(Ratio::new(3, 4).of(10), 7);
+        assert_eq!((Ratio::new(3, 4).ceil_of(10), Ratio::new(3, 4).ceil_of(8)), (8, 6));
     }
 
     // Rounding up what is a whole number but for the float's last bit would make a bound that no solution meets.

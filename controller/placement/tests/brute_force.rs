@@ -192,15 +192,14 @@ fn simple_paths(
     }
 }
 
-/// Whether the best was found; or what is wrong.
-fn compare(seed: u64, load: Load) -> Result<bool, String> {
+/// The best, proven; or what is wrong.
+fn compare(seed: u64, load: Load) -> Result<(), String> {
     let problem = tiny(seed);
     let best = Exhaustive::run(&problem, load);
-    let limits = Limits { time: Duration::from_millis(1000), ..Limits::default() };
+    let limits = Limits { time: Duration::from_secs(60), ..Limits::default() };
     let outcome = solve(&problem, Goal { load, delay: true, cores: true }, limits, &mut |_| {});
     match (&outcome, best) {
-        (Outcome::Infeasible(_), None) => Ok(true),
-        (Outcome::Unknown { .. }, None) => Ok(false),
+        (Outcome::Infeasible(_), None) => Ok(()),
         (Outcome::Solved(solved), Some(best)) => {
             let loads = check(&problem, &solved.solution).map_err(|violation| violation.to_string())?;
             let (value, bound) = (solved.value, solved.bound);
@@ -208,24 +207,20 @@ fn compare(seed: u64, load: Load) -> Result<bool, String> {
             let is_false = bound.u > best.u
                 || (value.u == best.u && bound.delay_ns > best.delay_ns)
                 || (value.u == best.u && value.delay_ns == best.delay_ns && bound.cores > best.cores);
-            if load.of(&loads) != value.u || value < best || is_false || (solved.is_proven() && value != best) {
+            if load.of(&loads) != value.u || is_false || !solved.is_proven() || value != best {
                 return Err(format!("seed {seed} {load:?}: found {value:?}, bound {bound:?}, best {best:?}"));
             }
-            Ok(value == best)
+            Ok(())
         }
-        (Outcome::Unknown { .. }, Some(_)) => Ok(false),
         (outcome, best) => Err(format!("seed {seed} {load:?}: {outcome:?} against {best:?}")),
     }
 }
 
-// A wrong bound, an overload that the energy forgets, or a packing that spans NUMA nodes each differ on some of these.
+// A wrong bound, an overload that the energy forgets, a packing that spans NUMA nodes or a program that splits a flow between two
+// instances each differ on some of these.
 #[test]
 fn the_pipeline_equals_trying_everything() {
     let loads = [Load::Both, Load::Cores, Load::Links, Load::None];
-    let all: Vec<Result<bool, String>> = (0..300).map(|seed| compare(seed, loads[seed as usize % 4])).collect();
-    let wrong: Vec<&String> = all.iter().filter_map(|one| one.as_ref().err()).collect();
-    assert!(wrong.is_empty(), "{} of {} differ: {wrong:#?}", wrong.len(), all.len());
-    // Some programs do not end within a second on a busy machine, and instances of one kind on one host are packed by hand.
-    let equal = all.iter().filter(|one| **one == Ok(true)).count();
-    assert!(equal * 100 >= all.len() * 95, "only {equal} of {} are the best", all.len());
+    let wrong: Vec<String> = (0..300).filter_map(|seed| compare(seed, loads[seed as usize % 4]).err()).collect();
+    assert!(wrong.is_empty(), "{} of 300 differ: {wrong:#?}", wrong.len());
 }

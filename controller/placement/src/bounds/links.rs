@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::highs_run::{Ended, minimise};
 use crate::problem::Problem;
 use crate::ratio::Ratio;
+use crate::solve::Forbidden;
 
 /// z. Infinite if some flow's exit cannot be reached; none if time ran out.
 pub fn multicommodity(problem: &Problem, clock: &Clock) -> Option<f64> {
@@ -72,20 +73,50 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 /// A cheap bound: what a host's links must carry of what begins or ends there.
 pub fn host_cut(problem: &Problem) -> f64 {
-    let hosts = problem.hosts.len();
-    let (mut out, mut into) = (vec![(0_u64, 0_u64); hosts], vec![(0_u64, 0_u64); hosts]);
+    let [out, into] = host_loads(problem);
+    out.iter().chain(&into).map(|load| load.u()).fold(0.0, f64::max)
+}
+
+/// A host whose own flows are more than its links can carry, if there is one.
+pub fn crowded_host(problem: &Problem) -> Option<Forbidden> {
+    for (loads, leaving) in host_loads(problem).into_iter().zip([true, false]) {
+        if let Some(host) = loads.iter().position(|load| load.load > load.capacity) {
+            let HostLoad { capacity, load } = loads[host];
+            return Some(Forbidden::HostLinks { host, leaving, load, capacity });
+        }
+    }
+    None
+}
+
+/// All links of a host in one direction, with what they must carry.
+#[derive(Clone, Copy, Default)]
+struct HostLoad {
+    capacity: u64,
+    load: u64,
+}
+
+impl HostLoad {
+    fn u(self) -> f64 {
+        match (self.capacity, self.load) {
+            (0, 0) => 0.0,
+            (0, _) => f64::INFINITY,
+            (capacity, load) => load as f64 / capacity as f64,
+        }
+    }
+}
+
+/// What leaves every host and what enters it.
+fn host_loads(problem: &Problem) -> [Vec<HostLoad>; 2] {
+    let mut loads = [vec![HostLoad::default(); problem.hosts.len()], vec![HostLoad::default(); problem.hosts.len()]];
     for link in &problem.links {
-        out[link.from] = (out[link.from].0 + link.capacity, out[link.from].1 + link.used);
-        into[link.to] = (into[link.to].0 + link.capacity, into[link.to].1 + link.used);
+        for (loads, host) in loads.iter_mut().zip([link.from, link.to]) {
+            loads[host].capacity += link.capacity;
+            loads[host].load += link.used;
+        }
     }
     for flow in problem.flows.iter().filter(|flow| flow.from != flow.to) {
-        out[flow.from].1 += flow.bandwidth;
-        into[flow.to].1 += flow.bandwidth;
+        loads[0][flow.from].load += flow.bandwidth;
+        loads[1][flow.to].load += flow.bandwidth;
     }
-    let u = |&(capacity, load): &(u64, u64)| match (capacity, load) {
-        (0, 0) => 0.0,
-        (0, _) => f64::INFINITY,
-        _ => load as f64 / capacity as f64,
-    };
-    out.iter().chain(&into).map(u).fold(0.0, f64::max)
+    loads
 }

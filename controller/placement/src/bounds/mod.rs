@@ -24,6 +24,7 @@ fn least_of_kind(problem: &Problem, kind: usize, u: Ratio) -> Option<usize> {
     let what = &problem.kinds[kind];
     let users = |flow: &usize| problem.flows[*flow].chain.iter().filter(|&&other| other == kind).count();
     let flows: Vec<usize> = (0..problem.flows.len()).filter(|flow| users(flow) > 0).collect();
+    let positions = flows.iter().map(users).sum::<usize>();
     let mut demand: u64 = flows.iter().map(|&flow| users(&flow) as u64 * problem.demand(flow, kind)).sum();
     let mut taken = vec![0; problem.hosts.len()];
     let mut count = 0;
@@ -40,9 +41,10 @@ fn least_of_kind(problem: &Problem, kind: usize, u: Ratio) -> Option<usize> {
     for (host, machine) in problem.hosts.iter().enumerate() {
         let cap = u.of(what.capacity[host]);
         let room: u32 = machine.cores.iter().map(|cores| cores / what.cores).sum();
-        let room = room.min(what.per_host_max).saturating_sub(taken[host]);
+        let room = room.min(what.per_host_max).saturating_sub(taken[host]) as usize;
         if cap > 0 {
-            caps.extend(std::iter::repeat_n(cap, room as usize));
+            // More instances than positions are of no use.
+            caps.extend(std::iter::repeat_n(cap, room.min(positions)));
         }
     }
     caps.sort_unstable_by_key(|&cap| std::cmp::Reverse(cap));
@@ -63,15 +65,15 @@ fn least_of_kind(problem: &Problem, kind: usize, u: Ratio) -> Option<usize> {
 /// The least utilisation at which the cores hold the flows; none if they do not even when full.
 pub fn core_u(problem: &Problem) -> Option<Ratio> {
     least_instances(problem, Ratio::ONE)?;
+    if least_instances(problem, Ratio::ZERO).is_some() {
+        return Some(Ratio::ZERO);
+    }
     let mut best = Ratio::ONE;
     let mut grids: Vec<u64> = problem.kinds.iter().flat_map(|kind| kind.capacity.iter().copied()).collect();
     grids.sort_unstable();
     grids.dedup();
     for grid in grids.into_iter().filter(|&grid| grid > 0) {
         let (mut low, mut high) = (0, grid);
-        if least_instances(problem, Ratio::ZERO).is_some() {
-            return Some(Ratio::ZERO);
-        }
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             if least_instances(problem, Ratio::new(middle, grid)).is_some() { high = middle } else { low = middle }
@@ -81,16 +83,13 @@ pub fn core_u(problem: &Problem) -> Option<Ratio> {
     Some(best)
 }
 
-/// What forbids a problem at first sight: a flow that no instance holds, an exit that cannot be reached in time, too few cores.
+/// What forbids a problem at first sight: a flow that no instance holds, an exit that cannot be reached in time, too few cores, the links
+/// of one host.
 pub fn forbidden(problem: &Problem) -> Option<Forbidden> {
     let graph = Graph::new(problem);
     for (flow, wants) in problem.flows.iter().enumerate() {
-        let least_ns = graph.delay_ns(wants.from, wants.to);
-        if least_ns >= FAR {
+        if graph.delay_ns(wants.from, wants.to) >= FAR {
             return Some(Forbidden::Unreachable { flow });
-        }
-        if least_ns > wants.delay_max_ns {
-            return Some(Forbidden::Delay { flow, least_ns });
         }
         let holds = |&kind: &usize| {
             problem.kinds[kind].capacity.iter().any(|&capacity| capacity > 0 && capacity >= problem.demand(flow, kind))
@@ -99,7 +98,37 @@ pub fn forbidden(problem: &Problem) -> Option<Forbidden> {
             return Some(Forbidden::FlowTooLarge { flow, kind });
         }
     }
-    least_instances(problem, Ratio::ONE).is_none().then(|| cores_forbidden(problem))
+    if least_instances(problem, Ratio::ONE).is_none() {
+        return Some(cores_forbidden(problem));
+    }
+    for (flow, wants) in problem.flows.iter().enumerate() {
+        let least_ns = shortest_ns(&graph, problem, flow);
+        if least_ns >= FAR {
+            return Some(Forbidden::Unreachable { flow });
+        }
+        if least_ns > wants.delay_max_ns {
+            return Some(Forbidden::Delay { flow, least_ns });
+        }
+    }
+    links::crowded_host(problem)
+}
+
+/// The shortest way of a flow through hosts that can run its chain, as if it were alone.
+pub fn shortest_ns(graph: &Graph, problem: &Problem, flow: usize) -> u64 {
+    let wants = &problem.flows[flow];
+    let mut reached: Vec<u64> = (0..graph.hosts).map(|host| graph.delay_ns(wants.from, host)).collect();
+    for &kind in &wants.chain {
+        let what = &problem.kinds[kind];
+        let runs = |host: &usize| {
+            let capacity = what.capacity[*host];
+            let has_room = problem.hosts[*host].cores.iter().any(|&cores| cores >= what.cores);
+            capacity > 0 && capacity >= problem.demand(flow, kind) && has_room && reached[*host] < FAR
+        };
+        let at: Vec<usize> = (0..graph.hosts).filter(runs).collect();
+        let nearest = |host: usize| at.iter().map(|&at| reached[at] + graph.delay_ns(at, host)).min();
+        reached = (0..graph.hosts).map(|host| nearest(host).unwrap_or(FAR).min(FAR)).collect();
+    }
+    reached[wants.to]
 }
 
 /// How the cores forbid a problem whose flows they do not hold.
@@ -115,7 +144,7 @@ pub fn cores_forbidden(problem: &Problem) -> Forbidden {
     Forbidden::Cores { kind: None, needed, cores }
 }
 
-/// MaxDelay is at least the longest shortest path of a flow.
+/// MaxDelay is at least the longest shortest way of a flow.
 pub fn longest_shortest_ns(graph: &Graph, problem: &Problem) -> u64 {
-    problem.flows.iter().map(|flow| graph.delay_ns(flow.from, flow.to)).max().unwrap_or(0)
+    (0..problem.flows.len()).map(|flow| shortest_ns(graph, problem, flow)).max().unwrap_or(0)
 }

@@ -1,6 +1,9 @@
-//! Integer programs: the compact one and the reach program, which bound and guide the pipeline, and the paper's own.
+//! Programs: the compact, the reach and the walk program, which bound and guide the pipeline, the whole one for small problems, and the
+//! paper's own.
 
 pub mod compact;
 pub mod paper;
 pub mod reach;
 mod rows;
+pub mod walks;
+pub mod whole;

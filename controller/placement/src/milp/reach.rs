@@ -46,7 +46,7 @@ fn once(
     clock: &Clock,
 ) -> Compact {
     let mut model = RowProblem::default();
-    let instances = Instances::add(&mut model, problem, thresholds.core_u, least, 0.0);
+    let instances = Instances::add(&mut model, problem, thresholds.core_u, least);
     let mut serve = vec![vec![Vec::new(); problem.kinds.len()]; problem.hosts.len()];
     for (number, flow) in problem.flows.iter().enumerate() {
         let max_ns = flow.delay_max_ns.min(thresholds.delay_ns);

@@ -15,7 +15,7 @@ pub struct Instances {
 
 impl Instances {
     /// Adds M with row (1), Σ_j M_ij cores_j ≤ C_i, and Σ_i M_ij ≥ `least`_j.
-    pub fn add(model: &mut RowProblem, problem: &Problem, core_u: Ratio, least: &[usize], cost: f64) -> Instances {
+    pub fn add(model: &mut RowProblem, problem: &Problem, core_u: Ratio, least: &[usize]) -> Instances {
         let (hosts, kinds) = (problem.hosts.len(), problem.kinds.len());
         let mut there = vec![vec![0_u32; kinds]; hosts];
         let mut used = vec![vec![0_u64; kinds]; hosts];
@@ -36,7 +36,7 @@ impl Instances {
                     continue;
                 }
                 let least = there[host][kind].min(most);
-                let col = model.add_integer_column(cost * f64::from(what.cores), f64::from(least)..=f64::from(most));
+                let col = model.add_integer_column(0.0, f64::from(least)..=f64::from(most));
                 m[host][kind] = Some((col, cap));
                 row.push((col, f64::from(what.cores)));
                 per_kind[kind].push((col, 1.0));

@@ -365,26 +365,37 @@ impl<'g> Layout<'g> {
         self.ways[unit] = Some(way);
     }
 
-    /// A unit's way along a trail, with the emptiest instance at every host of it.
+    /// A unit's way along a trail, through the instances that it names.
     pub fn way_along(&self, unit: usize, trail: &Trail) -> Option<Way> {
-        let what = &self.ground.units[unit];
+        let chain = &self.ground.chains[self.ground.units[unit].chain];
         let mut way = Way::default();
         for (position, segment) in trail.segments.iter().enumerate() {
             if position > 0 {
-                let (host, kind) = (trail.hosts[position - 1], self.ground.chains[what.chain][position - 1]);
-                let taken = |slot: u32| way.slots.iter().filter(|&&other| other == slot).count() as u64;
-                let room = |&&slot: &&u32| {
-                    let Slot { cap, load, .. } = self.slots[slot as usize];
-                    cap.saturating_sub(load + taken(slot) * what.demand[position - 1])
-                };
-                let slot = *self.slots_at(host, kind).iter().max_by_key(room)?;
-                way.slots.push(slot);
+                let (host, number) = trail.instances[position - 1];
+                way.slots.push(*self.slots_at(host, chain[position - 1]).get(number)?);
                 way.cuts.push(way.links.len() as u32);
             }
             way.links.extend(segment.iter().map(|&link| link as u32));
         }
         way.delay_ns = way.links.iter().map(|&link| self.ground.problem.links[link as usize].delay_ns).sum();
         Some(way)
+    }
+
+    /// Ends the instances that may move where `counts` has fewer than there are, before anything has a way.
+    pub fn keep(&mut self, counts: &[Vec<u32>]) {
+        let kinds = self.ground.problem.kinds.len();
+        let slots = std::mem::take(&mut self.slots);
+        self.at.iter_mut().for_each(Vec::clear);
+        // What cannot move comes first, so that its numbers are those of the programs.
+        let (fixed, loose): (Vec<Slot>, Vec<Slot>) = slots.into_iter().partition(|slot| slot.fixed);
+        for slot in fixed.into_iter().chain(loose) {
+            let at = &mut self.at[slot.host * kinds + slot.kind];
+            if slot.fixed || at.len() < counts[slot.host][slot.kind] as usize {
+                at.push(self.slots.len() as u32);
+                self.slots.push(slot);
+            }
+        }
+        self.version += 1;
     }
 
     /// Adds what a unit's way passes more than once and overloads. False if there is nothing new.

@@ -166,7 +166,7 @@ impl<'g> Search<'g> {
         }
         self.forget();
         let mut score = self.score();
-        let (hot, cold) = (0.5_f64, 0.05_f64);
+        let (hot, cold) = (if steps > SHORT_STEPS { 0.3_f64 } else { 0.5 }, 0.05_f64);
         for step in 0..steps {
             if clock.is_over() {
                 return false;
@@ -216,4 +216,6 @@ impl<'g> Search<'g> {
     }
 }
 
+/// A search of no more steps than this begins hotter: it has no time for many changes that are worse.
+const SHORT_STEPS: usize = 2000;
 const SURROGATE_STEPS: usize = 400;

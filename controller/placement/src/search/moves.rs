@@ -59,9 +59,11 @@ impl Search<'_> {
     fn fill_rest(&mut self) {
         let problem = self.layout.ground.problem;
         let mut wanted: Vec<u64> = vec![0; problem.kinds.len()];
+        let mut positions = vec![0; problem.kinds.len()];
         for unit in &self.layout.ground.units {
             for (&kind, &demand) in self.layout.ground.chains[unit.chain].iter().zip(&unit.demand) {
                 wanted[kind] += demand;
+                positions[kind] += 1;
             }
         }
         let mut full = vec![false; problem.kinds.len()];
@@ -76,7 +78,9 @@ impl Search<'_> {
             let open: Vec<usize> = kinds.collect();
             let Some(&least) = open.iter().min_by(|a, b| room(a).total_cmp(&room(b))) else { break };
             let kind = if self.rng.u8(..4) == 0 { open[self.rng.usize(..open.len())] } else { least };
-            full[kind] = problem.kinds[kind].cores > spare || !self.place_one(kind);
+            // More instances than positions are of no use.
+            let is_enough = self.layout.count(kind) >= positions[kind].max(self.least[kind]);
+            full[kind] = is_enough || problem.kinds[kind].cores > spare || !self.place_one(kind);
             if !full[kind] {
                 spare -= problem.kinds[kind].cores;
             }
@@ -85,6 +89,7 @@ impl Search<'_> {
 
     /// Begins with the instances that a program found, as far as they fit.
     pub(super) fn take(&mut self, counts: &[Vec<u32>]) {
+        self.layout.keep(counts);
         for (host, row) in counts.iter().enumerate() {
             for (kind, &count) in row.iter().enumerate() {
                 for _ in self.layout.slots_at(host, kind).len()..count as usize {

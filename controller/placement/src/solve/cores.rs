@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::bounds;
-use crate::milp::compact::{self, Compact, Precision};
+use crate::milp::compact::Compact;
+use crate::milp::whole;
 use crate::problem::NO_DELAY_BOUND_NS;
 use crate::search::layout::Thresholds;
-use crate::solve::Run;
+use crate::solve::{Run, STEPS};
 
 impl Run<'_, '_, '_> {
     /// Lowers the cores in use, beginning with the least that the core bound allows.
@@ -34,13 +35,13 @@ impl Run<'_, '_, '_> {
                     continue;
                 }
                 let clock = self.slice(slice);
-                match self.attempt(thresholds, Some(target - needed), &clock) {
+                match self.attempt(thresholds, Some(target - needed), STEPS, &clock) {
                     Some(found) => self.keep(&found, "cores"),
                     None => low = target + 1,
                 }
             }
             slice = slice.saturating_mul(2);
-            self.raise_cores(thresholds, &least, slice);
+            self.raise_cores(thresholds, slice);
             if self.best.as_ref().is_none_or(|(value, ..)| value.cores <= self.bound.cores) || slice > SLICE_MAX {
                 return;
             }
@@ -49,17 +50,14 @@ impl Run<'_, '_, '_> {
 }
 
 impl Run<'_, '_, '_> {
-    /// The least cores of the compact program, and its M tried by the search.
-    fn raise_cores(&mut self, thresholds: Thresholds, least: &[usize], slice: Duration) {
+    /// The least cores of the whole program, and its solution.
+    fn raise_cores(&mut self, thresholds: Thresholds, slice: Duration) {
         let open = self.best.as_ref().is_some_and(|(value, ..)| value.cores > self.bound.cores);
-        let precision = Precision::worth(self.problem, thresholds.delay_ns < NO_DELAY_BOUND_NS);
-        if !open || precision != Precision::Whole {
+        if !open || !self.is_small {
             return;
         }
         let clock = self.clock.slice(slice);
-        if let Compact::Admitted { cores, counts, trails } =
-            compact::feasible(self.problem, thresholds, least, precision, true, &clock)
-        {
+        if let Compact::Admitted { cores, counts, trails } = whole::feasible(self.problem, thresholds, true, &clock) {
             self.bound.cores = self.bound.cores.max(cores);
             if let Some(found) = self.attempt_from(thresholds, &counts, &trails, &clock) {
                 self.keep(&found, "cores");

@@ -1,16 +1,41 @@
 //! The second stage: MaxDelay among the solutions of the U found.
 //!
-//! The bound is the longest shortest path. If the search does not meet it, the reach program raises it by what the cores forbid, the
-//! compact program by what cores and links forbid together, and the search closes in from above.
+//! The bound is the longest shortest path. If the search does not meet it, programs raise it: the whole one where the
+//! problem is small, else the reach program by what the cores forbid and the walk program by what cores and links forbid together. The search
+//! closes in from above, every round for longer, and goes on from the placements that the walk program finds.
 
 use std::time::Duration;
 
 use crate::bounds;
-use crate::milp::compact::{self, Compact, Precision};
+use crate::clock::Clock;
+use crate::milp::compact::Compact;
 use crate::milp::reach;
+use crate::milp::walks::{Branched, Walks};
+use crate::milp::whole;
 use crate::ratio::Ratio;
 use crate::search::Search;
-use crate::solve::Run;
+use crate::search::layout::Thresholds;
+use crate::solve::{Run, STEPS, longer};
+
+/// What raises the bound.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Program {
+    /// All of a small problem.
+    Whole,
+    /// Cores and order.
+    Reach,
+    /// The root of the walk program.
+    Walks,
+}
+
+/// More flows than this are too many for a program with a row for each.
+const WALKED_FLOWS_MAX: usize = 200;
+/// The rounds in which the walk program's root is asked; before them most are solved.
+const ROOT_ROUNDS: std::ops::Range<u32> = 1..3;
+/// Before this round the search alone is faster.
+const BRANCHED_FROM_ROUND: u32 = 3;
+/// Dead ends of a tree before it is begun anew.
+const DEAD_ENDS_MAX: usize = 4;
 
 impl<'g> Run<'_, 'g, '_> {
     /// Lowers MaxDelay at the incumbent's U.
@@ -19,23 +44,35 @@ impl<'g> Run<'_, 'g, '_> {
         self.tell("delay");
         let Some(u) = self.best.as_ref().map(|(value, ..)| value.u) else { return found };
         let mut slice = Duration::from_millis(250);
-        let precision = Precision::worth(self.problem, true);
-        let mut round = 0;
+        let is_walked = self.problem.flows.len() <= WALKED_FLOWS_MAX;
+        let mut round = 0_u32;
         while self.delay_ns() > self.bound.delay_ns && !self.clock.is_over() {
-            match self.try_delay(&found, u, self.bound.delay_ns, slice) {
+            // The longer there is, the slower the search cools.
+            let steps = STEPS << round.clamp(1, 8) >> 1;
+            match self.try_delay(&found, u, self.bound.delay_ns, slice, steps) {
                 Some(better) => found = better,
-                None => self.descend(&mut found, u, slice),
+                None => self.descend(&mut found, u, slice, steps),
             }
             if self.delay_ns() <= self.bound.delay_ns {
                 break;
             }
-            if precision == Precision::Whole {
-                self.raise(u, &mut found, slice, Some(precision));
-            } else if round == 0 {
-                self.raise(u, &mut found, slice.saturating_mul(8), None);
+            if self.is_small {
+                self.raise(u, &mut found, slice, Program::Whole);
+            } else {
+                if round == 0 {
+                    self.raise(u, &mut found, slice * 8, Program::Reach);
+                }
+                if is_walked {
+                    if ROOT_ROUNDS.contains(&round) {
+                        self.raise(u, &mut found, slice * 16, Program::Walks);
+                    }
+                    if round >= BRANCHED_FROM_ROUND {
+                        self.branch(u, &mut found, slice);
+                    }
+                }
             }
             round += 1;
-            slice = slice.saturating_mul(2);
+            slice = longer(slice);
         }
         found
     }
@@ -44,12 +81,13 @@ impl<'g> Run<'_, 'g, '_> {
         self.best.as_ref().map_or(0, |(value, ..)| value.delay_ns)
     }
 
-    /// The search at the middle between what it reached and what it failed to reach.
-    fn descend(&mut self, found: &mut Search<'g>, u: Ratio, slice: Duration) {
+    /// The search at the middle between what it reached and what it failed to reach; not for long, a round has other work.
+    fn descend(&mut self, found: &mut Search<'g>, u: Ratio, slice: Duration, steps: usize) {
         let mut low = self.bound.delay_ns;
-        while self.delay_ns() > low + 1 + low / 1000 && !self.clock.is_over() {
+        let clock = self.clock.slice(slice * 2);
+        while self.delay_ns() > low + 1 + low / 1000 && !clock.is_over() {
             let middle = low + (self.delay_ns() - low) / 2;
-            match self.try_delay(found, u, middle, slice) {
+            match self.try_delay(found, u, middle, slice / 2, steps / 2) {
                 Some(better) => *found = better,
                 None => low = middle,
             }
@@ -57,16 +95,17 @@ impl<'g> Run<'_, 'g, '_> {
     }
 
     /// Raises the bound by bisection: what a program excludes is excluded. Its M is tried by the search.
-    fn raise(&mut self, u: Ratio, found: &mut Search<'g>, slice: Duration, precision: Option<Precision>) {
+    fn raise(&mut self, u: Ratio, found: &mut Search<'g>, slice: Duration, program: Program) {
         let mut admitted = self.delay_ns();
         let mut target = self.bound.delay_ns;
         while self.bound.delay_ns < admitted && !self.clock.is_over() {
             let thresholds = self.goal.load.thresholds(u, target);
             let Some(least) = bounds::least_instances(self.problem, thresholds.core_u) else { return };
             let clock = self.clock.slice(slice);
-            let answer = match precision {
-                Some(precision) => compact::feasible(self.problem, thresholds, &least, precision, false, &clock),
-                None => reach::feasible(self.problem, &self.ground.graph, thresholds, &least, &clock),
+            let answer = match program {
+                Program::Whole => whole::feasible(self.problem, thresholds, false, &clock),
+                Program::Reach => reach::feasible(self.problem, &self.ground.graph, thresholds, &least, &clock),
+                Program::Walks => self.root(thresholds, &least, &clock),
             };
             match answer {
                 Compact::Excluded => {
@@ -75,7 +114,10 @@ impl<'g> Run<'_, 'g, '_> {
                 }
                 Compact::Admitted { counts, trails, .. } => {
                     admitted = target;
-                    if let Some(better) = self.attempt_from(thresholds, &counts, &trails, &clock) {
+                    // The walk program's M is a fraction yet.
+                    if program != Program::Walks
+                        && let Some(better) = self.attempt_from(thresholds, &counts, &trails, &clock)
+                    {
                         self.keep(&better, "delay");
                         *found = better;
                         admitted = self.delay_ns();
@@ -87,14 +129,63 @@ impl<'g> Run<'_, 'g, '_> {
         }
     }
 
-    fn try_delay(&mut self, from: &Search<'g>, u: Ratio, delay_ns: u64, slice: Duration) -> Option<Search<'g>> {
+    /// What the walk program says before M is whole.
+    fn root(&self, thresholds: Thresholds, least: &[usize], clock: &Clock) -> Compact {
+        let Some(mut walks) = Walks::new(self.problem, &self.ground.graph, thresholds, least) else {
+            return Compact::Open;
+        };
+        match walks.root(clock) {
+            Branched::Excluded => Compact::Excluded,
+            Branched::Taken => Compact::Admitted { counts: Vec::new(), cores: 0, trails: Vec::new() },
+            Branched::Open => Compact::Open,
+        }
+    }
+
+    /// The walk program's tree at the bound: excludes it, or finds placements from which the search goes on.
+    fn branch(&mut self, u: Ratio, found: &mut Search<'g>, slice: Duration) {
+        let clock = self.clock.slice(slice);
+        let target = self.bound.delay_ns;
+        let thresholds = self.goal.load.thresholds(u, target);
+        let Some(least) = bounds::least_instances(self.problem, thresholds.core_u) else { return };
+        let Some(mut walks) = Walks::new(self.problem, &self.ground.graph, thresholds, &least) else { return };
+        while !clock.is_over() {
+            let seed = self.next_seed();
+            let mut better = None;
+            let branched = walks.branch(seed, DEAD_ENDS_MAX, &clock, &mut |counts| {
+                better = self.attempt_from(thresholds, counts, &[], &clock);
+                better.is_some()
+            });
+            if let Some(better) = better {
+                self.keep(&better, "delay");
+                *found = better;
+            }
+            match branched {
+                Branched::Open => {}
+                Branched::Excluded => {
+                    self.bound.delay_ns = target + 1;
+                    self.tell("delay");
+                    return;
+                }
+                Branched::Taken => return,
+            }
+        }
+    }
+
+    fn try_delay(
+        &mut self,
+        from: &Search<'g>,
+        u: Ratio,
+        delay_ns: u64,
+        slice: Duration,
+        steps: usize,
+    ) -> Option<Search<'g>> {
         let thresholds = self.goal.load.thresholds(u, delay_ns);
         let clock = self.slice(slice);
         let least = bounds::least_instances(self.problem, thresholds.core_u)?;
         let mut search = from.clone();
         search.retarget(thresholds, &least);
         search.reseed(self.next_seed());
-        let found = if search.run(500, &clock) { Some(search) } else { self.attempt(thresholds, None, &clock) };
+        let found = if search.run(500, &clock) { Some(search) } else { self.attempt(thresholds, None, steps, &clock) };
         if let Some(found) = &found {
             self.keep(found, "delay");
         }

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use crate::bounds::{self, links};
-use crate::milp::compact::{self, Compact, Precision};
+use crate::milp::compact::Compact;
 use crate::problem::NO_DELAY_BOUND_NS;
 use crate::ratio::Ratio;
 use crate::search::Search;
-use crate::solve::{Forbidden, Load, Run};
+use crate::solve::{Forbidden, Load, Run, STEPS, longer};
 
 impl<'g> Run<'_, 'g, '_> {
     /// A layout of the least U found; none if nothing fits or the time is over.
@@ -55,14 +55,14 @@ impl<'g> Run<'_, 'g, '_> {
 
     fn try_at(&mut self, u: Ratio, slice: Duration) -> Option<Search<'g>> {
         let clock = self.slice(slice);
-        let found = self.attempt(self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), None, &clock)?;
+        let found = self.attempt(self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), None, STEPS, &clock)?;
         self.keep(&found, "load");
         Some(found)
     }
 
     /// From the bound and from full capacity towards each other, until they meet or the time is over.
     fn close_in(&mut self, least: Ratio) -> Option<Search<'g>> {
-        let grid = self.grid();
+        let capacities = self.capacities();
         let mut best = match self.try_at(Ratio::ONE, FULL_SLICE) {
             Some(found) => found,
             None => self.at_full()?,
@@ -70,29 +70,29 @@ impl<'g> Run<'_, 'g, '_> {
         let mut least = least;
         let mut slice = Duration::from_millis(300);
         while !self.clock.is_over() {
-            let value = self.best.as_ref().map_or(Ratio::ONE, |(value, ..)| value.u);
-            let mut low = grid.partition_point(|&u| u < least);
-            let mut high = grid.partition_point(|&u| u < value);
-            while low < high && !self.clock.is_over() {
-                let middle = low + (high - low) / 2;
-                match self.try_at(grid[middle], slice) {
-                    Some(found) => {
-                        best = found;
-                        high = middle;
-                    }
-                    None => low = middle + 1,
+            let mut low = least;
+            for _ in 0..TRIES_MAX {
+                let Some(u) = middle(&capacities, low, self.u()).filter(|_| !self.clock.is_over()) else { break };
+                match self.try_at(u, slice) {
+                    Some(found) => best = found,
+                    None => low = next(&capacities, u),
                 }
             }
-            let value = self.best.as_ref().map_or(Ratio::ONE, |(value, ..)| value.u);
-            if value <= least {
-                break;
-            }
-            if let Some(found) = self.prove(&grid, &mut least, value, slice.saturating_mul(8)) {
+            if let Some(found) = self.prove(&capacities, &mut least, slice * 8) {
                 best = found;
             }
-            slice = slice.saturating_mul(2);
+            if middle(&capacities, least, self.u()).is_none() {
+                // No load on any capacity makes a utilisation between the two.
+                self.bound.u = self.u();
+                break;
+            }
+            slice = longer(slice);
         }
         Some(best)
+    }
+
+    fn u(&self) -> Ratio {
+        self.best.as_ref().map_or(Ratio::ONE, |(value, ..)| value.u)
     }
 
     /// Nothing fits yet: search and program in turn, until one finds something or the program shows that there is nothing.
@@ -101,15 +101,7 @@ impl<'g> Run<'_, 'g, '_> {
         while !self.clock.is_over() {
             let thresholds = self.goal.load.thresholds(Ratio::ONE, NO_DELAY_BOUND_NS);
             let clock = self.clock.slice(slice);
-            let least = bounds::least_instances(self.problem, Ratio::ONE)?;
-            match compact::feasible(
-                self.problem,
-                thresholds,
-                &least,
-                Precision::worth(self.problem, false),
-                false,
-                &clock,
-            ) {
+            match self.admits(thresholds, &clock) {
                 Compact::Excluded => {
                     self.excluded = true;
                     return None;
@@ -125,42 +117,40 @@ impl<'g> Run<'_, 'g, '_> {
             if let Some(found) = self.try_at(Ratio::ONE, slice) {
                 return Some(found);
             }
-            slice = slice.saturating_mul(2);
+            slice = longer(slice);
         }
         None
     }
 
-    /// Asks the compact MILP about the utilisations between the bound and the incumbent's.
-    fn prove(&mut self, grid: &[Ratio], least: &mut Ratio, value: Ratio, slice: Duration) -> Option<Search<'g>> {
+    /// Asks the program about the utilisations between the bound and the incumbent's.
+    fn prove(&mut self, capacities: &[u64], least: &mut Ratio, slice: Duration) -> Option<Search<'g>> {
         let clock = self.clock.slice(slice);
-        let precision = Precision::worth(self.problem, false);
-        for &u in grid.iter().filter(|&&u| u >= *least && u < value).collect::<Vec<_>>() {
+        let mut best = None;
+        let mut admitted = self.u();
+        while let Some(u) = middle(capacities, *least, admitted).filter(|_| !clock.is_over()) {
             self.tell("compact program");
             let thresholds = self.goal.load.thresholds(u, NO_DELAY_BOUND_NS);
-            let found = match bounds::least_instances(self.problem, thresholds.core_u) {
-                Some(needed) => compact::feasible(self.problem, thresholds, &needed, precision, false, &clock),
-                None => Compact::Excluded,
-            };
-            match found {
+            match self.admits(thresholds, &clock) {
                 Compact::Excluded => {
-                    *least = grid.iter().copied().find(|&next| next > u).unwrap_or(Ratio::ONE).min(value);
+                    *least = next(capacities, u).min(self.u());
                     self.bound.u = *least;
                 }
                 Compact::Admitted { counts, trails, .. } => {
-                    let found = self.attempt_from(thresholds, &counts, &trails, &self.clock.slice(slice));
-                    if let Some(found) = &found {
-                        self.keep(found, "load");
+                    admitted = u;
+                    if let Some(found) = self.attempt_from(thresholds, &counts, &trails, &self.clock.slice(slice)) {
+                        self.keep(&found, "load");
+                        best = Some(found);
+                        admitted = self.u();
                     }
-                    return found;
                 }
-                Compact::Open => return None,
+                Compact::Open => break,
             }
         }
-        None
+        best
     }
 
-    /// Every utilisation that a link or an instance can have and that the goal looks at.
-    fn grid(&self) -> Vec<Ratio> {
+    /// The capacities of all links and instances that the goal looks at: a utilisation is a load over one of them.
+    fn capacities(&self) -> Vec<u64> {
         let problem = self.problem;
         let mut capacities: Vec<u64> = Vec::new();
         if matches!(self.goal.load, Load::Links | Load::Both) {
@@ -169,16 +159,10 @@ impl<'g> Run<'_, 'g, '_> {
         if matches!(self.goal.load, Load::Cores | Load::Both) {
             capacities.extend(problem.kinds.iter().flat_map(|kind| kind.capacity.iter().copied()));
         }
+        capacities.retain(|&capacity| capacity > 0);
         capacities.sort_unstable();
         capacities.dedup();
-        let points = |capacity: u64| {
-            let step = (capacity / GRID_MAX).max(1);
-            (1..=capacity / step).map(move |n| Ratio::new(n * step, capacity))
-        };
-        let mut grid: Vec<Ratio> = capacities.into_iter().filter(|&capacity| capacity > 0).flat_map(points).collect();
-        grid.sort_unstable();
-        grid.dedup();
-        grid
+        capacities
     }
 
     /// Why there is no solution, if that is proven.
@@ -197,5 +181,40 @@ const FIRST_SLICE: Duration = Duration::from_millis(100);
 /// For the first solution at full capacity.
 const FULL_SLICE: Duration = Duration::from_secs(2);
 const SECOND_SLICE: Duration = Duration::from_millis(1500);
-/// Finer than this no utilisation is tried.
-const GRID_MAX: u64 = 1000;
+/// Utilisations that the search tries before the program is asked.
+const TRIES_MAX: usize = 12;
+
+/// A utilisation about in the middle of those that are at least `low` and below `high`.
+fn middle(capacities: &[u64], low: Ratio, high: Ratio) -> Option<Ratio> {
+    let wanted = (low.as_f64() + high.as_f64()) / 2.0;
+    let of = |&capacity: &u64| {
+        let (first, end) = (low.ceil_of(capacity), high.ceil_of(capacity));
+        (first < end).then(|| Ratio::new(first + (end - 1 - first) / 2, capacity))
+    };
+    let far = |u: &Ratio| (u.as_f64() - wanted).abs();
+    capacities.iter().filter_map(of).min_by(|a, b| far(a).total_cmp(&far(b)))
+}
+
+/// The least utilisation above one.
+fn next(capacities: &[u64], u: Ratio) -> Ratio {
+    capacities.iter().map(|&capacity| Ratio::new(u.of(capacity) + 1, capacity)).min().unwrap_or(Ratio::ONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A grid of so many points leaves out what lies between two of them: the gap is never closed, the rounds never end.
+    #[test]
+    fn every_utilisation_between_two_is_met() {
+        let capacities = [3, 1 << 40];
+        let (mut low, high) = (Ratio::new((1 << 40) - 2, 1 << 40), Ratio::ONE);
+        let mut met = Vec::new();
+        while let Some(u) = middle(&capacities, low, high) {
+            met.push(u);
+            low = next(&capacities, u);
+        }
+        assert_eq!(met, [Ratio::new((1 << 40) - 2, 1 << 40), Ratio::new((1 << 40) - 1, 1 << 40)]);
+        assert_eq!(middle(&capacities, Ratio::new(1, 3), Ratio::new(1, 3)), None);
+    }
+}

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::bounds;
 use crate::checker::{Loads, Solution, check};
 use crate::clock::Clock;
-use crate::milp::compact::{Precision, Trail};
+use crate::milp::compact::{self, Compact, Trail};
+use crate::milp::whole;
 use crate::problem::Problem;
 use crate::ratio::Ratio;
 use crate::search::layout::{Ground, Thresholds};
@@ -157,15 +158,17 @@ impl Solved {
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the variants' text says what their fields are")]
 pub enum Forbidden {
-    /// No way from a flow's entry to its exit.
+    /// No way from a flow's entry through its chain to its exit.
     Unreachable { flow: usize },
     /// A flow alone is more than any instance of a kind holds.
     FlowTooLarge { flow: usize, kind: usize },
     /// The instances needed do not fit into the cores; the kind, if one alone does not.
     Cores { kind: Option<usize>, needed: u64, cores: u64 },
+    /// The flows that begin or end at a host are more than its links in that direction can carry.
+    HostLinks { host: usize, leaving: bool, load: u64, capacity: u64 },
     /// The links would be used to this, services left out.
     Links { u: f64 },
-    /// A flow's shortest way takes longer than it allows.
+    /// A flow's shortest way through its chain takes longer than it allows.
     Delay { flow: usize, least_ns: u64 },
     /// Cores and links together: shown by the compact MILP.
     Together,
@@ -174,7 +177,7 @@ pub enum Forbidden {
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Forbidden::Unreachable { flow } => write!(f, "links: flow {flow} cannot reach its exit"),
+            Forbidden::Unreachable { flow } => write!(f, "links: flow {flow} cannot reach its exit through its chain"),
             Forbidden::FlowTooLarge { flow, kind } => {
                 write!(f, "cores: flow {flow} alone is more than an instance of kind {kind} can hold on any host")
             }
@@ -184,13 +187,17 @@ impl fmt::Display for Forbidden {
             Forbidden::Cores { kind: None, needed, cores } => {
                 write!(f, "cores: the flows need instances on {needed} cores, there are {cores}")
             }
+            Forbidden::HostLinks { host, leaving, load, capacity } => {
+                let which = if *leaving { "leave" } else { "enter" };
+                write!(f, "links: those that {which} host {host} must carry {load}, they can carry {capacity}")
+            }
             Forbidden::Links { u } => {
                 write!(f, "links: even without services, some link must carry {:.1} % of its capacity", u * 100.0)
             }
             Forbidden::Delay { flow, least_ns } => {
                 write!(
                     f,
-                    "delay: the shortest way of flow {flow} takes {:.3} ms, more than it allows",
+                    "delay: the shortest way of flow {flow} through its chain takes {:.3} ms, more than it allows",
                     *least_ns as f64 / 1e6
                 )
             }
@@ -232,7 +239,7 @@ pub fn solve(problem: &Problem, goal: Goal, limits: Limits<'_>, watch: &mut dyn 
         return Outcome::Infeasible(why);
     }
     let ground = Ground::new(problem, UNITS_MAX);
-    let is_small = Precision::worth(problem, true) == Precision::Whole;
+    let is_small = whole::is_small(problem);
     let mut run = Run {
         problem,
         goal,
@@ -306,12 +313,18 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
     }
 
     /// Restarts of the search at the thresholds until one succeeds or the slice is over.
-    fn attempt(&mut self, thresholds: Thresholds, spare: Option<u32>, clock: &Clock<'_>) -> Option<Search<'g>> {
+    fn attempt(
+        &mut self,
+        thresholds: Thresholds,
+        spare: Option<u32>,
+        steps: usize,
+        clock: &Clock<'_>,
+    ) -> Option<Search<'g>> {
         let least = bounds::least_instances(self.problem, thresholds.core_u)?;
         while !clock.is_over() {
             let start = Start { seed: self.next_seed(), spare, counts: None };
             let mut search = Search::start(self.ground, thresholds, &least, &start)?;
-            if search.run(STEPS, clock) {
+            if search.run(steps, clock) {
                 return Some(search);
             }
         }
@@ -330,6 +343,17 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
         let start = Start { seed: self.next_seed(), spare: None, counts: Some(counts) };
         let mut search = Search::start(self.ground, thresholds, &least, &start)?;
         (search.follow(trails) || search.run(STEPS, clock)).then_some(search)
+    }
+
+    /// What a program says of the thresholds: the whole one of a small problem, else the compact one.
+    fn admits(&self, thresholds: Thresholds, clock: &Clock<'_>) -> Compact {
+        if self.is_small {
+            return whole::feasible(self.problem, thresholds, false, clock);
+        }
+        match bounds::least_instances(self.problem, thresholds.core_u) {
+            Some(least) => compact::feasible(self.problem, thresholds, &least, clock),
+            None => Compact::Excluded,
+        }
     }
 
     /// A slice of the time: no more than a share of what is left, and little for a problem that a program solves whole.
@@ -352,6 +376,11 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
             None => Outcome::Unknown { bound: self.bound.u },
         }
     }
+}
+
+/// Twice the time, up to an hour: rounds that end at once must not make it overflow.
+fn longer(slice: Duration) -> Duration {
+    slice.saturating_mul(2).min(Duration::from_secs(3600))
 }
 
 /// For one try of the search on a small problem.

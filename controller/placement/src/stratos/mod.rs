@@ -13,7 +13,7 @@ pub mod racks;
 pub mod simplex;
 
 /// A chain with the racks of its instances.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chain {
     /// The rack of every instance, by position; position 0 are the sources.
     pub racks: Vec<Vec<u32>>,

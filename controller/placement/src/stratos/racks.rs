@@ -2,7 +2,7 @@
 //!
 //! Cost is binary, so all racks that host none of the chain's instances share one program but for their bandwidths; solved without those it
 //! bounds them all, and the first such rack whose bandwidths carry its flows attains the bound. Racks that host an instance are
-//! tried one by one (a handful). Where bandwidth is scarce and no rack carries those flows, the racks that are left are tried in the order
+//! tried one by one (a handful), each from the solution of the one before, whose costs alone differ. Where bandwidth is scarce and no rack carries those flows, the racks that are left are tried in the order
 //! of their bandwidth, unless the bound says that they cannot beat what was found.
 
 use super::Chain;
@@ -59,6 +59,10 @@ const SAME: f64 = 1e-7;
 pub struct Racks {
     simplex: Simplex,
     near: Vec<u32>,
+    /// Of these, the ones whose bandwidths bind.
+    scarce: Vec<u32>,
+    /// The chain with the new instance.
+    grown: Chain,
     sent: Vec<(u32, f64)>,
     received: Vec<(u32, f64)>,
     /// Per aggregation switch, the racks with room that none other there equals in both directions.
@@ -85,8 +89,8 @@ impl Racks {
             let (up, down) = (centre.aggregation_up[above], centre.aggregation_down[above]);
             [centre.up[at].min(up), centre.down[at].min(down)]
         });
-        let (simplex, near, sent, received) = (Simplex::default(), Vec::new(), Vec::new(), Vec::new());
-        Racks { simplex, near, sent, received, widest, front }
+        let (near, scarce, sent, received) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Racks { simplex: Simplex::default(), near, scarce, grown: Chain::default(), sent, received, widest, front }
     }
 
     /// The rack with the least crossing for one more instance at `position`; of equals any. None if no rack has room and bandwidth.
@@ -95,27 +99,42 @@ impl Racks {
         self.near.extend(chain.racks.iter().flatten());
         self.near.sort_unstable();
         self.near.dedup();
-        let mut grown = chain.clone();
+        let mut grown = std::mem::take(&mut self.grown);
+        grown.clone_from(chain);
         grown.racks[position].push(NOWHERE);
+        let place = self.place_grown(centre, &mut grown, position);
+        self.grown = grown;
+        place
+    }
+
+    fn place_grown(&mut self, centre: &DataCentre, grown: &mut Chain, position: usize) -> Option<Place> {
         let open = |from: u32, to: u32| {
             if from == NOWHERE || to == NOWHERE { f64::INFINITY } else { centre.bandwidth(from, to) }
         };
         // What no bandwidth at all forbids the new instance is the most that any rack, near or not, can be feasible.
-        let bound = self.simplex.solve(&grown, &open)?;
+        let bound = self.simplex.solve(grown, &open)?;
         self.note_flows();
         let mut best: Option<Place> = None;
+        self.scarce.clear();
         for at in 0..self.near.len() {
             let rack = self.near[at];
-            if centre.free[rack as usize] > 0 {
-                self.try_rack(centre, &mut grown, position, rack, &mut best);
+            if centre.free[rack as usize] == 0 {
+                continue;
             }
+            match self.simplex.moved(grown, position, rack, &|from, to| centre.bandwidth(from, to)) {
+                Some(crossing) => better(&mut best, Place { rack, crossing }),
+                None => self.scarce.push(rack),
+            }
+        }
+        for at in 0..self.scarce.len() {
+            self.try_rack(centre, grown, position, self.scarce[at], &mut best);
         }
         if best.is_some_and(|best| best.crossing <= bound + SAME) {
             return best;
         }
         match self.scan(centre) {
             Some(rack) => Some(Place { rack, crossing: bound }),
-            None => self.scarce(centre, &mut grown, position, bound, best),
+            None => self.try_front(centre, grown, position, bound, best),
         }
     }
 
@@ -128,10 +147,8 @@ impl Racks {
         best: &mut Option<Place>,
     ) {
         set(grown, position, rack);
-        if let Some(crossing) = self.simplex.solve_again(grown, &|from, to| centre.bandwidth(from, to))
-            && best.is_none_or(|best| crossing < best.crossing - SAME)
-        {
-            *best = Some(Place { rack, crossing });
+        if let Some(crossing) = self.simplex.solve_again(grown, &|from, to| centre.bandwidth(from, to)) {
+            better(best, Place { rack, crossing });
         }
     }
 
@@ -168,7 +185,7 @@ impl Racks {
     }
 
     /// The racks that no other equals, until one attains the bound.
-    fn scarce(
+    fn try_front(
         &mut self,
         centre: &DataCentre,
         grown: &mut Chain,
@@ -232,6 +249,12 @@ fn keep_front(racks: &mut Vec<u32>, width: impl Fn(u32) -> [f64; 2]) {
         }
     }
     *racks = kept;
+}
+
+fn better(best: &mut Option<Place>, place: Place) {
+    if best.is_none_or(|best| place.crossing < best.crossing - SAME) {
+        *best = Some(place);
+    }
 }
 
 fn set(grown: &mut Chain, position: usize, rack: u32) {

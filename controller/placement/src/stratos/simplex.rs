@@ -42,6 +42,12 @@ struct Edge {
     into: usize,
 }
 
+impl Edge {
+    fn cost(&self) -> f64 {
+        if self.from == self.to { 0.0 } else { self.volume }
+    }
+}
+
 impl Simplex {
     /// Solves a chain's distribution; the volume between racks, or none if the bandwidths allow none.
     pub fn solve(&mut self, chain: &Chain, bandwidth: &dyn Fn(u32, u32) -> f64) -> Option<f64> {
@@ -56,6 +62,48 @@ impl Simplex {
             let crossing = self.run()?;
             if !self.cut(bandwidth) {
                 return Some(crossing);
+            }
+        }
+    }
+
+    /// Moves the last instance of a position to another rack, from the last solution on: only costs differ, so its basis stays feasible.
+    /// None if bandwidth rows would be needed; then the program is to be solved anew.
+    pub fn moved(
+        &mut self,
+        chain: &Chain,
+        position: usize,
+        rack: u32,
+        bandwidth: &dyn Fn(u32, u32) -> f64,
+    ) -> Option<f64> {
+        if self.cuts.iter().any(|cut| cut.0 == rack || cut.1 == rack) {
+            return None;
+        }
+        let instance = chain.racks[..=position].iter().map(Vec::len).sum::<usize>() - 1;
+        for column in 0..self.edges.len() {
+            let edge = &mut self.edges[column];
+            let before = edge.cost();
+            match instance {
+                out if out == edge.out => edge.from = rack,
+                into if into == edge.into => edge.to = rack,
+                _ => continue,
+            }
+            let change = edge.cost() - before;
+            if change != 0.0 {
+                self.reprice(column, change);
+            }
+        }
+        self.optimise(self.rows + 1)?;
+        self.read();
+        if self.is_cut(bandwidth) { None } else { Some(self.crossing()) }
+    }
+
+    /// The cost of a pair of instances changes. Its column has no upper bound, so it is never complemented.
+    fn reprice(&mut self, column: usize, change: f64) {
+        let (stride, costs) = (self.stride, self.rows + 1);
+        self.table[costs * stride + column] += change;
+        if let Some(row) = self.basis.iter().position(|&basic| basic == column) {
+            for at in 0..stride {
+                self.table[costs * stride + at] -= change * self.table[row * stride + at];
             }
         }
     }
@@ -171,8 +219,11 @@ impl Simplex {
         }
         self.optimise(rows + 1)?;
         self.read();
-        let crossing = self.edges.iter().zip(&self.value).filter(|(edge, _)| edge.from != edge.to);
-        Some(crossing.map(|(edge, share)| edge.volume * share).sum())
+        Some(self.crossing())
+    }
+
+    fn crossing(&self) -> f64 {
+        self.edges.iter().zip(&self.value).map(|(edge, share)| edge.cost() * share).sum()
     }
 
     fn read(&mut self) {
@@ -308,15 +359,27 @@ impl Simplex {
         let known = self.cuts.len();
         for at in 0..self.edges.len() {
             let Edge { from, to, .. } = self.edges[at];
-            if from == to || self.cuts.iter().any(|cut| (cut.0, cut.1) == (from, to)) {
-                continue;
-            }
-            let sent: f64 = self.sent().filter(|sent| (sent.0, sent.1) == (from, to)).map(|sent| sent.2).sum();
-            let most = bandwidth(from, to);
-            if sent > most + 1e-9 * (1.0 + most.abs()) {
+            if !self.cuts.iter().any(|cut| (cut.0, cut.1) == (from, to))
+                && let Some(most) = self.exceeded(at, bandwidth)
+            {
                 self.cuts.push((from, to, most));
             }
         }
         self.cuts.len() > known
+    }
+
+    fn is_cut(&self, bandwidth: &dyn Fn(u32, u32) -> f64) -> bool {
+        (0..self.edges.len()).any(|at| self.exceeded(at, bandwidth).is_some())
+    }
+
+    /// The bandwidth between the racks of an edge that has flow, if their edges together send more.
+    fn exceeded(&self, at: usize, bandwidth: &dyn Fn(u32, u32) -> f64) -> Option<f64> {
+        let Edge { from, to, .. } = self.edges[at];
+        if from == to || self.value[at] <= 0.0 {
+            return None;
+        }
+        let sent: f64 = self.sent().filter(|sent| (sent.0, sent.1) == (from, to)).map(|sent| sent.2).sum();
+        let most = bandwidth(from, to);
+        (sent > most + 1e-9 * (1.0 + most.abs())).then_some(most)
     }
 }
