@@ -16,7 +16,7 @@ use crate::lcore::{Poll, Ticks};
 use crate::meta::{BareBurst, BareMbuf, Burst, Mbuf, Task};
 use crate::neighbors::Neighbors;
 use crate::outlets::RingConsumer;
-use crate::short_way::{Exits, Links};
+use crate::short_way::{Exits, Links, Origins};
 use crate::updates::Slot;
 
 /// Receives from one queue of a port.
@@ -35,6 +35,7 @@ pub struct IoLcore {
     pub(crate) neighbors: Neighbors<Mbuf>,
     pub(crate) links: Links,
     pub(crate) exits: Exits,
+    pub(crate) origins: Origins,
     ring: RingConsumer,
     ticks: Ticks,
     /// The version of the topology whose links `neighbors` are on.
@@ -89,9 +90,10 @@ impl IoLcore {
     /// An I/O lcore with these ports.
     pub fn new(forwarder: Forwarder, ports: Vec<IoPort>, tunnel: Option<TunnelPort>, ring: RingConsumer) -> Self {
         let (neighbors, ticks) = (Neighbors::default(), Ticks::default());
-        let (links, exits) = (Links::new(&forwarder.topology, &ports), Exits::new());
+        let links = Links::new(&forwarder.topology, &ports);
+        let (exits, origins) = (Exits::new(), Origins::new());
         let links_version = forwarder.topology.version();
-        Self { forwarder, ports, tunnel, neighbors, links, exits, ring, ticks, links_version }
+        Self { forwarder, ports, tunnel, neighbors, links, exits, origins, ring, ticks, links_version }
     }
 
     fn receive(&mut self) -> bool {

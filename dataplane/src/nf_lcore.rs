@@ -17,9 +17,10 @@ use arrayvec::ArrayVec;
 use packet::headers::{self, Headers};
 use packet::{Arrival, Direction, DropReason, FiveTuple, FlowKey, NetworkFunction, Packet, Verdict, VportId};
 use shm::counters::NF_COUNTERS;
-use shm::rules::{Event, TagKey};
+use shm::rules::{Delivery, Event};
 
 use crate::account::OnceASecond;
+use crate::exact::{FlowHandle, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
 use crate::meta::{Burst, Mbuf};
@@ -38,7 +39,6 @@ pub struct NfLcore {
     rewriting_told: OnceASecond,
     /// The function; none once it has panicked.
     function: Option<Box<dyn NetworkFunction>>,
-    burst: Burst,
     ticks: Ticks,
 }
 
@@ -69,42 +69,92 @@ impl NfLcore {
         mangles: bool,
         function: Box<dyn NetworkFunction>,
     ) -> Self {
-        let (burst, ticks) = (Burst::default(), Ticks::default());
-        let rewriting_told = OnceASecond::default();
-        Self { forwarder, ring, vport, mangles, rewriting_told, function: Some(function), burst, ticks }
+        let (rewriting_told, ticks) = (OnceASecond::default(), Ticks::default());
+        Self { forwarder, ring, vport, mangles, rewriting_told, function: Some(function), ticks }
     }
 
     /// Takes a burst from the ring and lets the NF see what may reach it.
     fn take_ring(&mut self) -> bool {
-        let mut burst = std::mem::take(&mut self.burst);
+        let mut burst = Burst::new();
         self.ring.dequeue_burst(&mut burst);
-        let worked = !burst.is_empty();
+        if burst.is_empty() {
+            return false;
+        }
         if self.function.is_none() {
             self.forwarder.end_burst(&mut burst, DropReason::NfFailed);
-        } else if worked {
-            let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
-            let mut headers = ArrayVec::<Headers, BURST>::new();
-            for mbuf in burst.drain() {
-                match self.arrive(&mbuf) {
-                    Ok(found) => {
-                        mbufs.push(mbuf);
-                        headers.push(found);
-                    }
-                    Err(reason) => self.forwarder.end(mbuf, reason),
-                }
-            }
-            self.process(mbufs, headers);
+            return true;
         }
-        self.burst = burst;
-        worked
+        burst.iter().for_each(|mbuf| mbuf.prefetch());
+        let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
+        let mut headers = ArrayVec::<Headers, BURST>::new();
+        let mut is_end = false;
+        for mbuf in burst.drain() {
+            self.count_in(&mbuf);
+            match self.forwarder.parse_own(self.vport, &mbuf) {
+                Ok(found) => {
+                    is_end |= mbuf.meta().delivery != Delivery::None;
+                    mbufs.push(mbuf);
+                    headers.push(found);
+                }
+                Err(reason) => self.forwarder.end(mbuf, reason),
+            }
+        }
+        if is_end {
+            self.keep_opposites(&mut mbufs, &mut headers);
+        }
+        self.process(mbufs, headers);
+        self.forwarder.account.settle();
+        true
     }
 
-    /// What happens before the NF sees a packet; at a mangler this is the end of a subchain.
-    fn arrive(&mut self, mbuf: &Mbuf) -> Result<Headers, DropReason> {
-        self.forwarder.account.enter(self.vport, mbuf.data());
-        let found = self.forwarder.parse_own(self.vport, mbuf)?;
-        self.forwarder.keep_opposite(self.vport, &found, mbuf)?;
-        Ok(found)
+    #[inline(always)]
+    fn count_in(&mut self, mbuf: &Mbuf) {
+        let account = &mut self.forwarder.account;
+        if account.is_capturing() {
+            account.enter(self.vport, mbuf.data());
+        } else {
+            account.enter_uncaptured(self.vport, mbuf.len());
+        }
+    }
+
+    /// The end of a subchain: the rules of the answers, which are looked up by the burst. Who has none for a reason ends here.
+    fn keep_opposites(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, headers: &mut ArrayVec<Headers, BURST>) {
+        let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
+        let answers = |found: &Headers| FlowKey { vport: self.vport, vni, five_tuple: found.five_tuple.reversed() };
+        let flows = self.flows_of(headers.iter().map(answers));
+        let (came, parsed) = (std::mem::take(mbufs), std::mem::take(headers));
+        let mut audited = 0;
+        for ((mbuf, found), answers) in came.into_iter().zip(parsed).zip(flows) {
+            let meta = mbuf.meta();
+            let is_error = found.quoted_l3.is_some();
+            if !is_error && self.forwarder.keep_answers(answers, meta, found.tcp_flags) {
+                audited += 1;
+            } else if let Err(reason) = self.forwarder.keep_opposite(self.vport, &found, &mbuf) {
+                self.forwarder.end(mbuf, reason);
+                continue;
+            }
+            mbufs.push(mbuf);
+            headers.push(found);
+        }
+        self.forwarder.account.counters.audited_packets.add(audited);
+    }
+
+    /// The flows of keys, looked up together; of IPv6 keys none is looked for.
+    fn flows_of(&self, keys: impl Iterator<Item = FlowKey>) -> [Option<FlowHandle>; BURST] {
+        let exact = &self.forwarder.exact;
+        let mut places = ArrayVec::<usize, BURST>::new();
+        let mut probes = ArrayVec::<Probe, BURST>::new();
+        for (place, image) in keys.map(|key| KeyImage::of_v4(&key)).enumerate().take(BURST) {
+            if let Some(image) = image {
+                places.push(place);
+                probes.push(exact.probe(image));
+            }
+        }
+        let mut found = [None; BURST];
+        exact.find_probed(&probes, &mut found[..probes.len()]);
+        let mut flows = [None; BURST];
+        places.into_iter().zip(found).for_each(|(place, flow)| flows[place] = flow);
+        flows
     }
 
     fn process(&mut self, mut mbufs: ArrayVec<Mbuf, BURST>, mut headers: ArrayVec<Headers, BURST>) {
@@ -113,12 +163,29 @@ impl NfLcore {
             verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
             self.report_failure();
         }
-        for ((mbuf, found), verdict) in mbufs.into_iter().zip(headers).zip(verdicts) {
+        let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
+        let flows = if self.mangles {
+            self.flows_of(headers.iter().map(|found| FlowKey { vport: self.vport, vni, five_tuple: found.five_tuple }))
+        } else {
+            [None; BURST]
+        };
+        let is_capturing = self.forwarder.account.is_capturing();
+        let (mut packets, mut bytes) = (0, 0);
+        for (((mbuf, found), verdict), flow) in mbufs.into_iter().zip(headers).zip(verdicts).zip(flows) {
             match verdict {
-                Verdict::Pass => self.go_on(mbuf, found),
+                Verdict::Pass if is_capturing => {
+                    self.forwarder.account.leave(self.vport, mbuf.data());
+                    self.go_on(mbuf, found, flow);
+                }
+                Verdict::Pass => {
+                    packets += 1;
+                    bytes += mbuf.len() as u64;
+                    self.go_on(mbuf, found, flow);
+                }
                 Verdict::Drop(reason) => self.forwarder.end(mbuf, reason),
             }
         }
+        self.forwarder.account.leave_uncaptured(self.vport, packets, bytes);
     }
 
     /// Runs the function over the burst; false if it panicked, and then it is gone.
@@ -165,24 +232,41 @@ impl NfLcore {
         }
     }
 
-    /// Out of the NF: by the tag inside a subchain, by the flow's exact rule where a mangler began a new one.
-    fn go_on(&mut self, mut mbuf: Mbuf, found: Headers) {
+    /// Out of the NF: by the tag inside a subchain, by the flow's exact rule where a mangler began a new one. `flow` is the one
+    /// that was found for the packet, if it was looked for.
+    #[inline(always)]
+    fn go_on(&mut self, mut mbuf: Mbuf, found: Headers, flow: Option<FlowHandle>) {
         let prior = self.vport;
-        self.forwarder.account.leave(prior, mbuf.data());
-        mbuf.meta_mut().service.leave_function();
-        let meta = *mbuf.meta();
-        let rule = |tag| self.forwarder.tags.find(&TagKey { prior, segment: prior, vni: meta.vni, tag }).copied();
-        if let Some(action) = meta.tag.and_then(rule) {
-            return self.forwarder.follow(mbuf, prior, &action);
+        let meta = mbuf.meta_mut();
+        meta.service.leave_function();
+        let (vni, tag) = (meta.vni, meta.tag);
+        if let Some(tag) = tag {
+            match self.forwarder.follow_tag(mbuf, prior, vni, tag) {
+                Ok(()) => return,
+                Err(back) => mbuf = back,
+            }
         }
         if !self.mangles {
             return self.forwarder.end(mbuf, DropReason::UnknownTag);
         }
+        if let Some(flow) = flow {
+            match self.forwarder.from_known_head(mbuf, &found, prior, flow) {
+                Ok(()) => return,
+                Err(back) => mbuf = back,
+            }
+        }
+        self.begin_subchain(mbuf, found);
+    }
+
+    /// Out of a mangler, for a flow that has no rule yet, or one that takes more care.
+    #[cold]
+    fn begin_subchain(&mut self, mbuf: Mbuf, found: Headers) {
+        let prior = self.vport;
         let Some(vni) = self.forwarder.topology.vni(prior) else {
             return self.forwarder.end(mbuf, DropReason::NoSuchVport);
         };
         let key = FlowKey { vport: prior, vni, five_tuple: found.five_tuple };
-        if meta.direction == Direction::Reverse && !self.knows(&key) {
+        if mbuf.meta().direction == Direction::Reverse && !self.knows(&key) {
             return self.forwarder.end(mbuf, DropReason::NoForwardFlow);
         }
         self.forwarder.from_head(mbuf, found, key);

@@ -27,6 +27,7 @@ use arrayvec::ArrayVec;
 use packet::Plain;
 
 pub(crate) use self::exit::Exits;
+pub(crate) use self::from_host::Origins;
 pub(crate) use self::leave::Leaving;
 pub(crate) use self::link::Links;
 use crate::io_lcore::IoLcore;
@@ -100,13 +101,5 @@ fn trim(mbuf: &mut BareMbuf, plain: &Plain) {
     let padding = mbuf.len() - plain.frame_len(); // a plain packet ends within its frame
     if padding > 0 {
         let _ = mbuf.trim(padding);
-    }
-}
-
-/// Writes both Ethernet addresses.
-#[inline(always)]
-fn set_addresses(frame: &mut [u8], addresses: &[u8; 12]) {
-    if let Some(header) = frame.first_chunk_mut::<12>() {
-        *header = *addresses;
     }
 }

@@ -26,7 +26,7 @@ pub struct Way {
     /// What becomes of them.
     pub to: To,
     /// Destination and source address of the frame inside, as an Ethernet header has them.
-    pub addresses: [u8; 12],
+    addresses: [u8; 12],
     /// The largest IP packet, bytes.
     pub path_mtu: u16,
     /// What the receiving lcore finds, but for what is the packet's own: the sender's DSCP.
@@ -94,7 +94,16 @@ impl Default for Ways {
 }
 
 impl Way {
-    const NONE: Self = Self { to: To::LongWay, addresses: [0; 12], path_mtu: 0, meta: Meta::NEW };
+    /// Of what leads nowhere.
+    pub(crate) const NONE: Self = Self { to: To::LongWay, addresses: [0; 12], path_mtu: 0, meta: Meta::NEW };
+
+    /// Writes the frame's addresses.
+    #[inline(always)]
+    pub fn address(&self, frame: &mut [u8]) {
+        if let Some(header) = frame.first_chunk_mut::<12>() {
+            *header = self.addresses;
+        }
+    }
 
     /// The way of an exact rule.
     #[cold]

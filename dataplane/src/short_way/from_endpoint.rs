@@ -3,7 +3,7 @@
 use packet::{MacAddr, Plain, Vni, VportId};
 use shm::rules::Delivery;
 
-use super::{BURST, Leaving, Looked, set_addresses, trim};
+use super::{BURST, Leaving, Looked, trim};
 use crate::exact::{FlowHandle, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
@@ -94,7 +94,7 @@ impl IoLcore {
                 meet();
                 trim(&mut mbuf, plain);
                 plain.forward(mbuf.data_mut(), 1, tag);
-                set_addresses(mbuf.data_mut(), &way.addresses);
+                way.address(mbuf.data_mut());
                 let meta = Meta { dscp: plain.dscp(), ..way.meta };
                 let counters = &account.counters;
                 outlets.push(lcore, mbuf.with_meta(meta), |lost| {
@@ -107,7 +107,7 @@ impl IoLcore {
                 meet();
                 trim(&mut mbuf, plain);
                 plain.forward(mbuf.data_mut(), 1, tag);
-                set_addresses(mbuf.data_mut(), &way.addresses);
+                way.address(mbuf.data_mut());
                 account.enter_uncaptured(VportId::TUNNEL, length);
                 exit.wrap(&mut mbuf, plain, plain.traffic_class);
                 ports[exit.port].send(mbuf, forwarder);

@@ -4,8 +4,8 @@ use arrayvec::ArrayVec;
 use packet::{MacAddr, Plain, VportId};
 use shm::rules::Delivery;
 
+use super::BURST;
 use super::link::Link;
-use super::{BURST, set_addresses};
 use crate::exact::{FlowHandle, KeyImage, Probe, Side};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::{IoLcore, IoPort};
@@ -62,7 +62,7 @@ impl IoLcore {
         let hop = link.next_hop(plain.destination());
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(leaver) };
         let is_end = meta.delivery != Delivery::None;
-        if is_end && !forwarder.keep_answers(answers, meta, &plain) {
+        if is_end && !forwarder.keep_answers(answers, meta, plain.tcp_flags) {
             return Err(leaver);
         }
         let dscp = meta.dscp;
@@ -86,7 +86,7 @@ impl Forwarder {
     /// Keeps the rule alive that the answers of a delivered packet will meet, if it is there and as it should be; false, and
     /// nothing is done, if that takes more ([`Forwarder::keep_opposite`]).
     #[inline(always)]
-    fn keep_answers(&mut self, answers: Option<FlowHandle>, meta: &Meta, plain: &Plain) -> bool {
+    pub(crate) fn keep_answers(&mut self, answers: Option<FlowHandle>, meta: &Meta, tcp_flags: u8) -> bool {
         let Some(flow) = answers.filter(|&flow| !self.exact.is_over(flow, self.now_ns)) else { return false };
         let Some(mut entry) = self.exact.get_mut(flow) else { return false };
         let Some(action) = entry.action().filter(|action| action.path == meta.path) else { return false };
@@ -96,7 +96,7 @@ impl Forwarder {
         {
             return false;
         }
-        entry.refresh(Side::Opposite, plain.tcp_flags, self.now_ns);
+        entry.refresh(Side::Opposite, tcp_flags, self.now_ns);
         true
     }
 }
@@ -105,10 +105,11 @@ impl Link {
     /// Sends a packet to a neighbour on the link.
     #[inline(always)]
     pub fn send(&self, mut mbuf: BareMbuf, to: MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
-        let mut addresses = [0; 12];
-        addresses[..6].copy_from_slice(&to.0);
-        addresses[6..].copy_from_slice(&self.mac.0);
-        set_addresses(mbuf.data_mut(), &addresses);
+        if let Some((destination, rest)) = mbuf.data_mut().split_first_chunk_mut::<6>()
+            && let Some(source) = rest.first_chunk_mut::<6>()
+        {
+            (*destination, *source) = (to.0, self.mac.0);
+        }
         ports[self.port].send(mbuf, forwarder);
     }
 }
