@@ -204,9 +204,11 @@ impl Forwarder {
         }
         entry.meet(u64::from(found.ip_len()), found.tcp_flags, *now_ns);
         headers::set_dscp(mbuf.data_mut(), &mut { *found }, way.meta.tag.map_or(0, Tag::dscp));
-        *mbuf.meta_mut() = Meta { dscp, hops: hops + 1, ..way.meta };
+        let meta = mbuf.meta_mut();
+        *meta = way.meta;
+        (meta.dscp, meta.hops) = (dscp, hops + 1);
         way.address(mbuf.data_mut());
-        outlets.push(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));
+        outlets.push_away(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));
         Ok(())
     }
 
@@ -216,18 +218,22 @@ impl Forwarder {
     pub fn follow_tag(&mut self, mut mbuf: Mbuf, prior: VportId, vni: Vni, tag: Tag) -> Result<(), Mbuf> {
         let Self { tags, topology, outlets, account, .. } = self;
         let Some(rule) = tags.meet(prior, prior, vni, tag) else { return Err(mbuf) };
-        let action = *rule.action();
+        let counter = rule.action().counter;
         let way = rule.way(topology, outlets.me());
         let meta = mbuf.meta_mut();
         match way.to {
             To::Lcore(lcore) if meta.hops < MAX_HOPS => {
-                let Meta { path, direction, delivery, task, .. } = way.meta;
-                *meta = Meta { path, direction, delivery, task, hops: meta.hops + 1, ..*meta };
+                let Meta { service, dscp, hops, .. } = *meta;
+                *meta = way.meta;
+                (meta.vni, meta.tag, meta.service, meta.dscp, meta.hops) = (vni, Some(tag), service, dscp, hops + 1);
                 way.address(mbuf.data_mut());
-                account.count_rule_later(action.counter, mbuf.len());
-                outlets.push(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));
+                account.count_rule_later(counter, mbuf.len());
+                outlets.push_away(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));
             }
-            _ => self.follow(mbuf, prior, &action),
+            _ => {
+                let action = *rule.action();
+                self.follow(mbuf, prior, &action);
+            }
         }
         Ok(())
     }

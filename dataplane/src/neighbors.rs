@@ -74,7 +74,7 @@ pub struct Neighbors<T> {
     /// Packets that wait on endpoints' links, and those that wait for VTEPs: an endpoint full of absent addresses must not hold
     /// the tunnel up.
     held: [Parking<T>; 2],
-    recent: Box<[Recent]>,
+    recent: Box<[Recent; RECENT]>,
     /// How often somebody's address changed.
     version: u64,
 }
@@ -82,12 +82,24 @@ pub struct Neighbors<T> {
 /// A neighbour that was looked up lately and whose address can be used without another look.
 #[derive(Debug, Clone, Copy, Default)]
 struct Recent {
-    link: u64,
-    address: u64,
+    /// The link's vport above, the address below.
+    key: u64,
     version: u64,
     /// When it is due for a question.
     until_ns: u64,
     mac: MacAddr,
+}
+
+impl Recent {
+    #[inline(always)]
+    fn key(link: VportId, address: Ipv4Addr) -> u64 {
+        u64::from(link.0) << 32 | u64::from(address.to_bits())
+    }
+
+    #[inline(always)]
+    fn slot(key: u64) -> usize {
+        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % RECENT
+    }
 }
 
 /// An address that may be used until a time, unless [`Neighbors::version`] changes before.
@@ -104,7 +116,7 @@ impl<T> Default for Neighbors<T> {
         Self {
             known: HashMap::with_capacity_and_hasher(CAPACITY * 2, RandomState::new()),
             held: [Parking::new(HELD, HELD_PER_NEIGHBOR), Parking::new(HELD, HELD_PER_NEIGHBOR)],
-            recent: vec![Recent::default(); RECENT].into(),
+            recent: Box::new([Recent::default(); RECENT]),
             version: 1,
         }
     }
@@ -151,15 +163,20 @@ impl<T> Neighbors<T> {
     /// The same for an IPv4 neighbour, who is at hand if packets went there lately.
     #[inline(always)]
     pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacAddr> {
-        let (link, bits) = (u64::from(link.0), u64::from(address.to_bits()));
-        let slot = ((bits ^ link << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % RECENT;
-        let Recent { until_ns, mac, version, .. } = self.recent[slot];
-        let is_it = self.recent[slot].link == link && self.recent[slot].address == bits;
-        if is_it && version == self.version && now_ns < until_ns {
-            return Some(mac);
+        let key = Recent::key(link, address);
+        let recent = &mut self.recent[Recent::slot(key)];
+        if recent.key == key && recent.version == self.version && now_ns < recent.until_ns {
+            return Some(recent.mac);
         }
-        let Known { mac, until_ns } = self.known((VportId(link as u16), address.into()), now_ns)?;
-        self.recent[slot] = Recent { link, address: bits, version: self.version, until_ns, mac };
+        self.known_v4_anew(link, address, now_ns)
+    }
+
+    #[cold]
+    fn known_v4_anew(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacAddr> {
+        let Known { mac, until_ns } = self.known((link, address.into()), now_ns)?;
+        let key = Recent::key(link, address);
+        let recent = &mut self.recent[Recent::slot(key)];
+        *recent = Recent { key, version: self.version, until_ns, mac };
         Some(mac)
     }
 

@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrayvec::ArrayVec;
 use packet::headers::{self, Headers};
-use packet::{Arrival, Direction, DropReason, FiveTuple, FlowKey, NetworkFunction, Packet, Verdict, VportId};
+use packet::{Arrival, Direction, DropReason, FiveTuple, FlowKey, NetworkFunction, Packet, Plain, Verdict, VportId};
 use shm::counters::NF_COUNTERS;
 use shm::rules::{Delivery, Event};
 
@@ -23,7 +23,7 @@ use crate::account::OnceASecond;
 use crate::exact::{FlowHandle, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
-use crate::meta::{Burst, Mbuf};
+use crate::meta::{Burst, Mbuf, Meta};
 use crate::outlets::RingConsumer;
 use crate::updates::Slot;
 
@@ -40,6 +40,36 @@ pub struct NfLcore {
     /// The function; none once it has panicked.
     function: Option<Box<dyn NetworkFunction>>,
     ticks: Ticks,
+}
+
+/// What was found in a packet before the NF saw it.
+enum Seen {
+    Plain(Plain),
+    Other(Headers),
+}
+
+impl Seen {
+    #[inline(always)]
+    fn headers(&self) -> Headers {
+        match self {
+            Self::Plain(plain) => (*plain).into(),
+            Self::Other(headers) => *headers,
+        }
+    }
+
+    #[inline(always)]
+    fn five_tuple(&self) -> FiveTuple {
+        match self {
+            Self::Plain(plain) => plain.five_tuple(),
+            Self::Other(headers) => headers.five_tuple,
+        }
+    }
+
+    /// True if the frame is surely of the same flow still.
+    #[inline(always)]
+    fn stands_in(&self, frame: &[u8]) -> bool {
+        matches!(self, Self::Plain(plain) if plain.stands_in(frame))
+    }
 }
 
 /// What a burst shows of an NF that rewrites flows.
@@ -86,25 +116,33 @@ impl NfLcore {
         }
         burst.iter().for_each(|mbuf| mbuf.prefetch());
         let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
-        let mut headers = ArrayVec::<Headers, BURST>::new();
+        let mut seen = ArrayVec::<Seen, BURST>::new();
         let mut is_end = false;
         for mbuf in burst.drain() {
             self.count_in(&mbuf);
-            match self.forwarder.parse_own(self.vport, &mbuf) {
+            match self.see(&mbuf) {
                 Ok(found) => {
-                    is_end |= mbuf.meta().delivery != Delivery::None;
+                    is_end |= !matches!(mbuf.meta().delivery, Delivery::None);
                     mbufs.push(mbuf);
-                    headers.push(found);
+                    seen.push(found);
                 }
                 Err(reason) => self.forwarder.end(mbuf, reason),
             }
         }
         if is_end {
-            self.keep_opposites(&mut mbufs, &mut headers);
+            self.keep_opposites(&mut mbufs, &mut seen);
         }
-        self.process(mbufs, headers);
+        self.process(&mut mbufs, &seen);
         self.forwarder.account.settle();
         true
+    }
+
+    #[inline(always)]
+    fn see(&mut self, mbuf: &Mbuf) -> Result<Seen, DropReason> {
+        match Plain::parse_trusted(mbuf.data()) {
+            Some(plain) => Ok(Seen::Plain(plain)),
+            None => self.forwarder.parse_own(self.vport, mbuf).map(Seen::Other),
+        }
     }
 
     #[inline(always)]
@@ -118,23 +156,25 @@ impl NfLcore {
     }
 
     /// The end of a subchain: the rules of the answers, which are looked up by the burst. Who has none for a reason ends here.
-    fn keep_opposites(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, headers: &mut ArrayVec<Headers, BURST>) {
+    fn keep_opposites(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &mut ArrayVec<Seen, BURST>) {
         let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
-        let answers = |found: &Headers| FlowKey { vport: self.vport, vni, five_tuple: found.five_tuple.reversed() };
-        let flows = self.flows_of(headers.iter().map(answers));
-        let (came, parsed) = (std::mem::take(mbufs), std::mem::take(headers));
+        let key = |tuple: FiveTuple| FlowKey { vport: self.vport, vni, five_tuple: tuple.reversed() };
+        let flows = self.flows_of(seen.iter().map(|seen| key(seen.five_tuple())));
+        let (came, looked) = (std::mem::take(mbufs), std::mem::take(seen));
         let mut audited = 0;
-        for ((mbuf, found), answers) in came.into_iter().zip(parsed).zip(flows) {
-            let meta = mbuf.meta();
-            let is_error = found.quoted_l3.is_some();
-            if !is_error && self.forwarder.keep_answers(answers, meta, found.tcp_flags) {
+        for ((mbuf, found), answers) in came.into_iter().zip(looked).zip(flows) {
+            let kept = match &found {
+                Seen::Plain(plain) => self.forwarder.keep_answers(answers, mbuf.meta(), plain.tcp_flags),
+                Seen::Other(_) => false,
+            };
+            if kept {
                 audited += 1;
-            } else if let Err(reason) = self.forwarder.keep_opposite(self.vport, &found, &mbuf) {
+            } else if let Err(reason) = self.forwarder.keep_opposite(self.vport, &found.headers(), &mbuf) {
                 self.forwarder.end(mbuf, reason);
                 continue;
             }
             mbufs.push(mbuf);
-            headers.push(found);
+            seen.push(found);
         }
         self.forwarder.account.counters.audited_packets.add(audited);
     }
@@ -157,60 +197,88 @@ impl NfLcore {
         flows
     }
 
-    fn process(&mut self, mut mbufs: ArrayVec<Mbuf, BURST>, mut headers: ArrayVec<Headers, BURST>) {
+    fn process(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &ArrayVec<Seen, BURST>) {
         let mut verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
-        if !self.call(&mut mbufs, &mut headers, &mut verdicts) {
+        let mut became = ArrayVec::<Headers, BURST>::new();
+        if !self.call(mbufs, seen, &mut verdicts, &mut became) {
             verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
             self.report_failure();
         }
-        let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
-        let flows = if self.mangles {
-            self.flows_of(headers.iter().map(|found| FlowKey { vport: self.vport, vni, five_tuple: found.five_tuple }))
-        } else {
-            [None; BURST]
-        };
-        let is_capturing = self.forwarder.account.is_capturing();
-        let (mut packets, mut bytes) = (0, 0);
-        for (((mbuf, found), verdict), flow) in mbufs.into_iter().zip(headers).zip(verdicts).zip(flows) {
-            match verdict {
-                Verdict::Pass if is_capturing => {
-                    self.forwarder.account.leave(self.vport, mbuf.data());
-                    self.go_on(mbuf, found, flow);
-                }
-                Verdict::Pass => {
-                    packets += 1;
-                    bytes += mbuf.len() as u64;
-                    self.go_on(mbuf, found, flow);
-                }
-                Verdict::Drop(reason) => self.forwarder.end(mbuf, reason),
+        if self.mangles {
+            return self.begin_subchains(mbufs, &verdicts, &became);
+        }
+        let mut left = (0, 0);
+        for (mbuf, verdict) in mbufs.drain(..).zip(&verdicts) {
+            let Some(mbuf) = self.let_out(mbuf, *verdict, &mut left) else { continue };
+            if let Err(mbuf) = self.go_on(mbuf) {
+                self.forwarder.end(mbuf, DropReason::UnknownTag);
             }
         }
-        self.forwarder.account.leave_uncaptured(self.vport, packets, bytes);
+        self.forwarder.account.leave_uncaptured(self.vport, left.0, left.1);
     }
 
-    /// Runs the function over the burst; false if it panicked, and then it is gone.
+    /// Out of a mangler: by the tag if there is a rule for it, else by the exact rules of the flows that its packets are of now.
+    fn begin_subchains(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, verdicts: &[Verdict], became: &[Headers]) {
+        let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
+        let key = |found: &Headers| FlowKey { vport: self.vport, vni, five_tuple: found.five_tuple };
+        let flows = self.flows_of(became.iter().map(key));
+        let mut left = (0, 0);
+        let found = became.iter().map(Some).chain(std::iter::repeat(None)); // none if it panicked
+        for (((mbuf, verdict), found), flow) in mbufs.drain(..).zip(verdicts).zip(found).zip(flows) {
+            let Some(mbuf) = self.let_out(mbuf, *verdict, &mut left) else { continue };
+            let Err(mbuf) = self.go_on(mbuf) else { continue };
+            match found {
+                Some(found) => self.begin_subchain(mbuf, found, flow),
+                None => self.forwarder.end(mbuf, DropReason::NfPanicked),
+            }
+        }
+        self.forwarder.account.leave_uncaptured(self.vport, left.0, left.1);
+    }
+
+    /// A packet out of the NF, if it let it pass; counted in `left`, packets and bytes, unless it was shown to a capture.
+    #[inline(always)]
+    fn let_out(&mut self, mbuf: Mbuf, verdict: Verdict, left: &mut (u64, u64)) -> Option<Mbuf> {
+        if let Verdict::Drop(reason) = verdict {
+            self.forwarder.end(mbuf, reason);
+            return None;
+        }
+        if self.forwarder.account.is_capturing() {
+            self.forwarder.account.leave(self.vport, mbuf.data());
+        } else {
+            left.0 += 1;
+            left.1 += mbuf.len() as u64;
+        }
+        Some(mbuf)
+    }
+
+    /// Runs the function over the burst; false if it panicked, and then it is gone. A mangler's packets are then what `became`
+    /// says.
     fn call(
         &mut self,
         mbufs: &mut ArrayVec<Mbuf, BURST>,
-        headers: &mut ArrayVec<Headers, BURST>,
+        seen: &ArrayVec<Seen, BURST>,
         verdicts: &mut [Verdict; BURST],
+        became: &mut ArrayVec<Headers, BURST>,
     ) -> bool {
         let Some(function) = self.function.as_mut() else { return false };
         let now_ns = self.forwarder.now_ns;
-        let vni = self.forwarder.topology.vni(self.vport);
+        let own_vni = self.forwarder.topology.vni(self.vport);
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        for (mbuf, &found) in mbufs.iter_mut().zip(headers.iter()) {
-            let meta = *mbuf.meta();
-            let arrival = Arrival { direction: meta.direction, vni: vni.unwrap_or(meta.vni), now_ns };
-            packets.push(Packet { frame: mbuf.data_mut(), headers: found, arrival });
+        for (mbuf, seen) in mbufs.iter_mut().zip(seen) {
+            let &Meta { direction, vni, .. } = mbuf.meta();
+            let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
+            packets.push(Packet { frame: mbuf.data_mut(), headers: seen.headers(), arrival });
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
         let mut rewriting = Rewriting::default();
-        for ((kept, packet), verdict) in headers.iter_mut().zip(&packets).zip(verdicts) {
-            if !self.mangles && *verdict == Verdict::Pass {
-                rewriting.look(packet.frame, kept);
+        if self.mangles {
+            became.extend(packets.iter().map(|packet| packet.headers));
+        } else {
+            for ((seen, packet), verdict) in seen.iter().zip(&packets).zip(verdicts) {
+                if *verdict == Verdict::Pass && !seen.stands_in(packet.frame) {
+                    rewriting.look(packet.frame, &seen.headers());
+                }
             }
-            *kept = packet.headers;
         }
         if outcome.is_err() {
             self.discard();
@@ -232,36 +300,27 @@ impl NfLcore {
         }
     }
 
-    /// Out of the NF: by the tag inside a subchain, by the flow's exact rule where a mangler began a new one. `flow` is the one
-    /// that was found for the packet, if it was looked for.
+    /// Out of the NF by the tag; a packet without a rule for it is given back.
     #[inline(always)]
-    fn go_on(&mut self, mut mbuf: Mbuf, found: Headers, flow: Option<FlowHandle>) {
-        let prior = self.vport;
+    fn go_on(&mut self, mut mbuf: Mbuf) -> Result<(), Mbuf> {
         let meta = mbuf.meta_mut();
         meta.service.leave_function();
         let (vni, tag) = (meta.vni, meta.tag);
-        if let Some(tag) = tag {
-            match self.forwarder.follow_tag(mbuf, prior, vni, tag) {
-                Ok(()) => return,
-                Err(back) => mbuf = back,
-            }
+        match tag {
+            Some(tag) => self.forwarder.follow_tag(mbuf, self.vport, vni, tag),
+            None => Err(mbuf),
         }
-        if !self.mangles {
-            return self.forwarder.end(mbuf, DropReason::UnknownTag);
-        }
-        if let Some(flow) = flow {
-            match self.forwarder.from_known_head(mbuf, &found, prior, flow) {
-                Ok(()) => return,
-                Err(back) => mbuf = back,
-            }
-        }
-        self.begin_subchain(mbuf, found);
     }
 
-    /// Out of a mangler, for a flow that has no rule yet, or one that takes more care.
-    #[cold]
-    fn begin_subchain(&mut self, mbuf: Mbuf, found: Headers) {
+    /// Out of a mangler by the flow's exact rule. `flow` is the one that was found for the packet, if it was.
+    fn begin_subchain(&mut self, mut mbuf: Mbuf, found: &Headers, flow: Option<FlowHandle>) {
         let prior = self.vport;
+        if let Some(flow) = flow {
+            match self.forwarder.from_known_head(mbuf, found, prior, flow) {
+                Ok(()) => return,
+                Err(back) => mbuf = back,
+            }
+        }
         let Some(vni) = self.forwarder.topology.vni(prior) else {
             return self.forwarder.end(mbuf, DropReason::NoSuchVport);
         };
@@ -269,7 +328,7 @@ impl NfLcore {
         if mbuf.meta().direction == Direction::Reverse && !self.knows(&key) {
             return self.forwarder.end(mbuf, DropReason::NoForwardFlow);
         }
-        self.forwarder.from_head(mbuf, found, key);
+        self.forwarder.from_head(mbuf, *found, key);
     }
 
     fn knows(&mut self, key: &FlowKey) -> bool {

@@ -60,10 +60,16 @@ impl Rule {
     #[inline(always)]
     pub fn way(&mut self, topology: &Topology, me: Option<usize>) -> &Way {
         if self.topology != Some(topology.version()) {
-            self.way = Way::of_tag(&self.rule.action, self.rule.key.prior, topology, me);
-            self.topology = Some(topology.version());
+            self.renew(topology, me);
         }
         &self.way
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn renew(&mut self, topology: &Topology, me: Option<usize>) {
+        self.way = Way::of_tag(&self.rule.action, self.rule.key.prior, topology, me);
+        self.topology = Some(topology.version());
     }
 }
 

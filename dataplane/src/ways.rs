@@ -49,7 +49,7 @@ pub enum To {
 /// The ways of a lcore's exact rules.
 pub struct Ways {
     /// By the action's number.
-    at_hand: Box<[Made]>,
+    at_hand: Box<[Made; AT_HAND]>,
 }
 
 #[derive(Clone, Copy)]
@@ -64,7 +64,7 @@ impl Ways {
     /// None yet.
     pub fn new() -> Self {
         let nothing = Made { action: ActionName::default(), topology: 0, prior: VportId::TUNNEL, way: Way::NONE };
-        Self { at_hand: vec![nothing; AT_HAND].into() }
+        Self { at_hand: Box::new([nothing; AT_HAND]) }
     }
 
     /// The way of an action at the head of a subchain behind `prior`, on lcore `me` if that polls ports. `action` gives the
@@ -80,10 +80,25 @@ impl Ways {
     ) -> &Way {
         let made = &mut self.at_hand[name.number as usize % AT_HAND];
         if made.action != name || made.prior != prior || made.topology != topology.version() {
-            let way = action().map_or(Way::NONE, |action| Way::of_head(action, prior, topology, me));
-            *made = Made { action: name, topology: topology.version(), prior, way };
+            made.renew(name, prior, topology, me, action());
         }
         &made.way
+    }
+}
+
+impl Made {
+    #[cold]
+    #[inline(never)]
+    fn renew(
+        &mut self,
+        name: ActionName,
+        prior: VportId,
+        topology: &Topology,
+        me: Option<usize>,
+        action: Option<&ExactAction>,
+    ) {
+        let way = action.map_or(Way::NONE, |action| Way::of_head(action, prior, topology, me));
+        *self = Self { action: name, topology: topology.version(), prior, way };
     }
 }
 

@@ -1,5 +1,6 @@
 //! The short way in by an endpoint's link: flows that have their exact rules.
 
+use arrayvec::ArrayVec;
 use packet::{MacAddr, Plain, Vni, VportId};
 use shm::rules::Delivery;
 
@@ -7,11 +8,8 @@ use super::{BURST, Leaving, Looked, trim};
 use crate::exact::{FlowHandle, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
-use crate::meta::{BareBurst, BareMbuf, Meta};
+use crate::meta::{BareBurst, BareMbuf};
 use crate::ways::To;
-use arrayvec::ArrayVec;
-
-use super::leave::Leaver;
 
 /// Where packets come in.
 struct Door {
@@ -47,12 +45,12 @@ impl IoLcore {
         let mut found = [None; BURST];
         self.forwarder.exact.find_probed(&probes, &mut found[..probes.len()]);
         let mut leaving = Leaving::new();
-        let mut flows = looked.packets.iter().zip(found);
+        let mut flows = looked.packets.iter().zip(&found);
         let (mut packets, mut bytes) = (0, 0);
         for (place, mbuf) in burst.drain().enumerate() {
             let flow = if looked.is_plain(place) { flows.next() } else { None };
             let started = match flow {
-                Some((plain, Some(flow))) => self.start(&door, plain, flow, mbuf, &mut leaving),
+                Some((plain, &Some(flow))) => self.start(&door, plain, flow, mbuf, &mut leaving),
                 _ => Err(mbuf),
             };
             match started {
@@ -95,11 +93,10 @@ impl IoLcore {
                 trim(&mut mbuf, plain);
                 plain.forward(mbuf.data_mut(), 1, tag);
                 way.address(mbuf.data_mut());
-                let meta = Meta { dscp: plain.dscp(), ..way.meta };
+                let mut mbuf = mbuf.with_meta(way.meta);
+                mbuf.meta_mut().dscp = plain.dscp();
                 let counters = &account.counters;
-                outlets.push(lcore, mbuf.with_meta(meta), |lost| {
-                    counters.drop_packets(packet::DropReason::RingFull, lost)
-                });
+                outlets.push_away(lcore, mbuf, |lost| counters.drop_packets(packet::DropReason::RingFull, lost));
             }
             To::Tunnel(vtep) => {
                 let exit = exits.to((vtep, way.meta.vni), tunnel, ports, neighbors, *now_ns);
@@ -114,11 +111,12 @@ impl IoLcore {
             }
             To::Link(vport) => {
                 let Some(link) = links.of(vport) else { return Err(mbuf) };
-                if way.meta.delivery != Delivery::None || !leaving.is_empty() {
+                if !matches!(way.meta.delivery, Delivery::None) || !leaving.is_empty() {
                     meet();
                     trim(&mut mbuf, plain);
-                    let meta = Meta { dscp: plain.dscp(), ..way.meta };
-                    leaving.push(Leaver { mbuf, plain: *plain, vport, hops: 1, meta });
+                    if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
+                        meta.dscp = plain.dscp();
+                    }
                     return Ok(length);
                 }
                 let hop = link.next_hop(plain.destination());

@@ -6,8 +6,7 @@ use packet::vxlan::{self, V4_OVERHEAD, VXLAN_HEADER_LEN};
 use packet::{Ecn, MacAddr, Plain, Tag, Vni, VportId, protocol};
 use shm::launch::Encapsulation;
 
-use super::leave::{Leaver, Leaving};
-use super::{Looked, trim};
+use super::{Leaving, Looked, trim};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};
@@ -37,6 +36,16 @@ struct Inside {
     tag: Tag,
     /// The outer header's: the sender's own.
     dscp: u8,
+}
+
+impl Inside {
+    /// Makes a way's metadata the packet's.
+    #[inline(always)]
+    fn own(&self, meta: &mut Meta) {
+        meta.vni = self.vni;
+        meta.tag = Some(self.tag);
+        meta.dscp = self.dscp;
+    }
 }
 
 impl Door {
@@ -109,11 +118,10 @@ impl IoLcore {
     #[inline(always)]
     fn enter(&mut self, inside: &Inside, mut mbuf: BareMbuf, leaving: &mut Leaving) -> Result<usize, BareMbuf> {
         let Forwarder { tags, topology, outlets, account, .. } = &mut self.forwarder;
-        let &Inside { ref plain, segment, vni, tag, dscp } = inside;
+        let &Inside { ref plain, segment, vni, tag, .. } = inside;
         let Some(rule) = tags.meet(VportId::TUNNEL, segment, vni, tag) else { return Err(mbuf) };
         let counter = rule.action().counter;
         let way = rule.way(topology, outlets.me());
-        let meta = Meta { vni, tag: Some(tag), dscp, ..way.meta };
         let length = plain.frame_len();
         match way.to {
             To::Lcore(lcore) => {
@@ -124,8 +132,10 @@ impl IoLcore {
                 plain.forward(mbuf.data_mut(), 1, tag.dscp());
                 way.address(mbuf.data_mut());
                 account.count_rule_later(counter, length);
+                let mut mbuf = mbuf.with_meta(way.meta);
+                inside.own(mbuf.meta_mut());
                 let counters = &account.counters;
-                outlets.push(lcore, mbuf.with_meta(meta), |lost| {
+                outlets.push_away(lcore, mbuf, |lost| {
                     counters.drop_packets(packet::DropReason::RingFull, lost);
                 });
             }
@@ -135,7 +145,9 @@ impl IoLcore {
                 }
                 trim(&mut mbuf, plain);
                 account.count_rule_later(counter, length);
-                leaving.push(Leaver { mbuf, plain: *plain, vport, hops: 1, meta });
+                if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
+                    inside.own(meta);
+                }
             }
             To::LongWay | To::Tunnel(_) => return Err(mbuf),
         }

@@ -3,15 +3,15 @@
 use packet::{Plain, VportId};
 
 use super::Leaving;
-use super::leave::Leaver;
 use crate::io_lcore::IoLcore;
-use crate::meta::{Burst, Mbuf, Task};
+use crate::meta::{Burst, Mbuf, Meta, Task};
 
 impl IoLcore {
     /// A burst that other lcores handed over.
     pub(crate) fn burst_from_ring(&mut self, burst: &mut Burst) {
         let mut leaving = Leaving::new();
         let is_capturing = self.forwarder.account.is_capturing();
+        burst.iter().for_each(|mbuf| mbuf.prefetch());
         for mbuf in burst.drain() {
             let passed = if is_capturing { Err(mbuf) } else { self.pass_on(mbuf, &mut leaving) };
             if let Err(mbuf) = passed {
@@ -27,20 +27,21 @@ impl IoLcore {
     #[inline(always)]
     fn pass_on(&mut self, mbuf: Mbuf, leaving: &mut Leaving) -> Result<(), Mbuf> {
         let Some(plain) = Plain::parse_trusted(mbuf.data()) else { return Err(mbuf) };
-        let meta = *mbuf.meta();
-        match meta.task {
+        match mbuf.meta().task {
             Task::Egress(vport) if self.links.of(vport).is_some() => {
-                leaving.push(Leaver { mbuf: mbuf.without_meta(), plain, vport, hops: 0, meta });
+                let meta = *mbuf.meta();
+                leaving.push(mbuf.without_meta(), &plain, vport, 0, &meta);
                 Ok(())
             }
             Task::Encapsulate(vtep) => {
                 let Self { forwarder, ports, neighbors, exits, tunnel, .. } = self;
-                let exit = exits.to((vtep, meta.vni), tunnel, ports, neighbors, forwarder.now_ns);
+                let Meta { vni, dscp, .. } = *mbuf.meta();
+                let exit = exits.to((vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
                 let length = mbuf.len();
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();
                 forwarder.account.enter_uncaptured(VportId::TUNNEL, length);
-                exit.wrap(&mut mbuf, &plain, meta.dscp << 2 | plain.traffic_class & 0b11);
+                exit.wrap(&mut mbuf, &plain, dscp << 2 | plain.traffic_class & 0b11);
                 ports[exit.port].send(mbuf, forwarder);
                 Ok(())
             }

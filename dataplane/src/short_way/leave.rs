@@ -1,7 +1,7 @@
 //! The short way out by an endpoint's link: the end of a subchain, where the rule of the flow's answers is kept alive.
 
 use arrayvec::ArrayVec;
-use packet::{MacAddr, Plain, VportId};
+use packet::{MacAddr, Plain, Vni, VportId};
 use shm::rules::Delivery;
 
 use super::BURST;
@@ -9,25 +9,47 @@ use super::link::Link;
 use crate::exact::{FlowHandle, KeyImage, Probe, Side};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::{IoLcore, IoPort};
-use crate::meta::{BareMbuf, Meta};
+use crate::meta::{BareBurst, BareMbuf, Meta};
 
-/// A packet on its way out by an endpoint's link.
-pub(crate) struct Leaver {
-    pub mbuf: BareMbuf,
-    pub plain: Plain,
-    /// The endpoint, whose link the lcore has.
-    pub vport: VportId,
-    /// What is still to be taken off the TTL.
-    pub hops: u8,
-    pub meta: Meta,
+/// The packets of one burst that are on their way out by endpoints' links, in order.
+pub(crate) struct Leaving {
+    mbufs: BareBurst,
+    notes: ArrayVec<Note, BURST>,
 }
 
-/// Those of one burst, in order.
-pub(crate) type Leaving = ArrayVec<Leaver, BURST>;
+/// What is known of one of them.
+struct Note {
+    plain: Plain,
+    /// The endpoint, whose link the lcore has.
+    vport: VportId,
+    /// What is still to be taken off the TTL.
+    hops: u8,
+    meta: Meta,
+}
+
+impl Leaving {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self { mbufs: BareBurst::new(), notes: ArrayVec::new_const() }
+    }
+
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
+    /// Adds a packet; there is room, since a burst is no larger. Returns its metadata, to be made its own.
+    #[inline(always)]
+    pub fn push(&mut self, mbuf: BareMbuf, plain: &Plain, vport: VportId, hops: u8, meta: &Meta) -> Option<&mut Meta> {
+        let _ = self.mbufs.push(mbuf);
+        self.notes.push(Note { plain: *plain, vport, hops, meta: *meta });
+        self.notes.last_mut().map(|note| &mut note.meta)
+    }
+}
 
 impl IoLcore {
     /// Lets all leave.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn leave(&mut self, leaving: &mut Leaving) {
         if !leaving.is_empty() {
             self.leave_some(leaving);
@@ -36,38 +58,37 @@ impl IoLcore {
 
     fn leave_some(&mut self, leaving: &mut Leaving) {
         let mut probes = ArrayVec::<Probe, BURST>::new();
-        for Leaver { plain, vport, .. } in leaving.iter() {
-            let vni = self.links.of(*vport).map_or(packet::Vni::ZERO, |link| link.vni);
+        for Note { plain, vport, .. } in &leaving.notes {
+            let vni = self.links.of(*vport).map_or(Vni::ZERO, |link| link.vni);
             probes.push(self.forwarder.exact.probe(KeyImage::of_answers(plain, *vport, vni)));
         }
         let mut found = [None; BURST];
         self.forwarder.exact.find_probed(&probes, &mut found[..probes.len()]);
         let mut audited = 0;
-        for (leaver, answers) in leaving.drain(..).zip(found) {
-            match self.leave_kept(leaver, answers) {
+        for ((mbuf, note), answers) in leaving.mbufs.drain().zip(&leaving.notes).zip(&found) {
+            match self.leave_kept(mbuf, note, *answers) {
                 Ok(was_audited) => audited += u64::from(was_audited),
-                Err(leaver) => self.leave_the_long_way(leaver),
+                Err(mbuf) => self.leave_the_long_way(mbuf, note),
             }
         }
+        leaving.notes.clear();
         self.forwarder.account.counters.audited_packets.add(audited);
     }
 
     /// Keeps the answers' rule and sends the packet; true if the rule was one to compare its path with. One that needs more care
     /// is given back as it came.
     #[inline(always)]
-    fn leave_kept(&mut self, leaver: Leaver, answers: Option<FlowHandle>) -> Result<bool, Leaver> {
+    fn leave_kept(&mut self, mut mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
         let Self { forwarder, ports, neighbors, links, .. } = self;
-        let Leaver { plain, vport, hops, ref meta, .. } = leaver;
-        let Some(link) = links.of(vport) else { return Err(leaver) };
+        let &Note { ref plain, vport, hops, ref meta } = note;
+        let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
-        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(leaver) };
-        let is_end = meta.delivery != Delivery::None;
+        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
+        let is_end = !matches!(meta.delivery, Delivery::None);
         if is_end && !forwarder.keep_answers(answers, meta, plain.tcp_flags) {
-            return Err(leaver);
+            return Err(mbuf);
         }
-        let dscp = meta.dscp;
-        let mut mbuf = leaver.mbuf;
-        plain.forward(mbuf.data_mut(), hops, dscp);
+        plain.forward(mbuf.data_mut(), hops, meta.dscp);
         forwarder.account.enter_uncaptured(vport, mbuf.len());
         link.send(mbuf, mac, ports, forwarder);
         Ok(is_end)
@@ -75,10 +96,10 @@ impl IoLcore {
 
     #[cold]
     #[inline(never)]
-    fn leave_the_long_way(&mut self, leaver: Leaver) {
-        let Leaver { mut mbuf, plain, vport, hops, meta } = leaver;
-        plain.forward(mbuf.data_mut(), hops, plain.dscp());
-        self.to_endpoint(vport, mbuf.with_meta(meta));
+    fn leave_the_long_way(&mut self, mut mbuf: BareMbuf, note: &Note) {
+        let Note { plain, vport, hops, meta } = note;
+        plain.forward(mbuf.data_mut(), *hops, plain.dscp());
+        self.to_endpoint(*vport, mbuf.with_meta(*meta));
     }
 }
 
