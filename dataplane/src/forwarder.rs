@@ -195,8 +195,8 @@ impl Forwarder {
     ) -> Result<(), Mbuf> {
         let Self { exact, ways, topology, outlets, account, now_ns, .. } = self;
         let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
-        let Some(name) = entry.action_name() else { return Err(mbuf) };
-        let way = ways.of(name, prior, topology, outlets.me(), || entry.action());
+        let Some(numbered) = entry.numbered_action() else { return Err(mbuf) };
+        let way = ways.of(numbered, prior, topology, outlets.me(), || entry.action());
         let To::Lcore(lcore) = way.to else { return Err(mbuf) };
         let Meta { dscp, hops, .. } = *mbuf.meta();
         if found.ip_len() > way.path_mtu || found.tcp_flags & SYN != 0 || hops >= MAX_HOPS {

@@ -253,11 +253,16 @@ impl IoPort {
     }
 
     /// Queues a packet to be sent.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
-        if self.waiting.is_full() {
-            self.transmit(forwarder);
+        if let Err(mbuf) = self.waiting.push(mbuf) {
+            self.send_after_others(mbuf, forwarder);
         }
+    }
+
+    #[inline(never)]
+    fn send_after_others(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
+        self.transmit(forwarder);
         if let Err(mbuf) = self.waiting.push(mbuf) {
             forwarder.end(mbuf, DropReason::TxFull);
         }

@@ -118,8 +118,8 @@ impl NfLcore {
         let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
         let mut seen = ArrayVec::<Seen, BURST>::new();
         let mut is_end = false;
+        self.count_in(&burst);
         for mbuf in burst.drain() {
-            self.count_in(&mbuf);
             match self.see(&mbuf) {
                 Ok(found) => {
                     is_end |= !matches!(mbuf.meta().delivery, Delivery::None);
@@ -145,13 +145,12 @@ impl NfLcore {
         }
     }
 
-    #[inline(always)]
-    fn count_in(&mut self, mbuf: &Mbuf) {
+    fn count_in(&mut self, burst: &Burst) {
         let account = &mut self.forwarder.account;
         if account.is_capturing() {
-            account.enter(self.vport, mbuf.data());
+            burst.iter().for_each(|mbuf| account.enter(self.vport, mbuf.data()));
         } else {
-            account.enter_uncaptured(self.vport, mbuf.len());
+            burst.iter().for_each(|mbuf| account.enter_uncaptured(self.vport, mbuf.len()));
         }
     }
 
@@ -190,10 +189,9 @@ impl NfLcore {
                 probes.push(exact.probe(image));
             }
         }
-        let mut found = [None; BURST];
-        exact.find_probed(&probes, &mut found[..probes.len()]);
+        let found = exact.find_probed(&probes, |probe| probe);
         let mut flows = [None; BURST];
-        places.into_iter().zip(found).for_each(|(place, flow)| flows[place] = flow);
+        places.into_iter().enumerate().for_each(|(at, place)| flows[place] = found.flow(at));
         flows
     }
 

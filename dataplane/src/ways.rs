@@ -7,13 +7,13 @@
 //! Invariants: a way is used only for the very action, vport and topology that it was made for; another one in its place is
 //! made anew. Nothing is allocated after launch.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use packet::nsh::Service;
 use packet::{MacAddr, VportId};
 use shm::rules::{ExactAction, Next, TagAction};
 
-use crate::exact::ActionName;
+use crate::exact::NumberedAction;
 use crate::meta::{Meta, Task};
 use crate::topology::{Place, Topology};
 
@@ -43,7 +43,7 @@ pub enum To {
     /// They leave by an endpoint's link of this lcore.
     Link(VportId),
     /// They go to another host, by the tunnel of this lcore.
-    Tunnel(IpAddr),
+    Tunnel(Ipv4Addr),
 }
 
 /// The ways of a lcore's exact rules.
@@ -54,7 +54,7 @@ pub struct Ways {
 
 #[derive(Clone, Copy)]
 struct Made {
-    action: ActionName,
+    action: NumberedAction,
     topology: u64,
     prior: VportId,
     way: Way,
@@ -63,7 +63,7 @@ struct Made {
 impl Ways {
     /// None yet.
     pub fn new() -> Self {
-        let nothing = Made { action: ActionName::default(), topology: 0, prior: VportId::TUNNEL, way: Way::NONE };
+        let nothing = Made { action: NumberedAction::default(), topology: 0, prior: VportId::TUNNEL, way: Way::NONE };
         Self { at_hand: Box::new([nothing; AT_HAND]) }
     }
 
@@ -72,15 +72,15 @@ impl Ways {
     #[inline(always)]
     pub fn of<'a>(
         &mut self,
-        name: ActionName,
+        numbered: NumberedAction,
         prior: VportId,
         topology: &Topology,
         me: Option<usize>,
         action: impl FnOnce() -> Option<&'a ExactAction>,
     ) -> &Way {
-        let made = &mut self.at_hand[name.number as usize % AT_HAND];
-        if made.action != name || made.prior != prior || made.topology != topology.version() {
-            made.renew(name, prior, topology, me, action());
+        let made = &mut self.at_hand[numbered.number as usize % AT_HAND];
+        if made.action != numbered || made.prior != prior || made.topology != topology.version() {
+            made.renew(numbered, prior, topology, me, action());
         }
         &made.way
     }
@@ -91,14 +91,14 @@ impl Made {
     #[inline(never)]
     fn renew(
         &mut self,
-        name: ActionName,
+        numbered: NumberedAction,
         prior: VportId,
         topology: &Topology,
         me: Option<usize>,
         action: Option<&ExactAction>,
     ) {
         let way = action.map_or(Way::NONE, |action| Way::of_head(action, prior, topology, me));
-        *self = Self { action: name, topology: topology.version(), prior, way };
+        *self = Self { action: numbered, topology: topology.version(), prior, way };
     }
 }
 
@@ -160,7 +160,7 @@ impl Way {
         let to = match task {
             _ if me != Some(lcore) => To::Lcore(lcore),
             Task::Egress(vport) => To::Link(vport),
-            Task::Encapsulate(vtep) => To::Tunnel(vtep),
+            Task::Encapsulate(IpAddr::V4(vtep)) => To::Tunnel(vtep),
             _ => To::LongWay,
         };
         let mut addresses = [0; 12];

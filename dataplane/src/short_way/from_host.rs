@@ -86,20 +86,13 @@ impl IoLcore {
             _ => None,
         });
         let Some(door) = door else { return self.burst_the_long_way(at, burst) };
-        burst.iter().for_each(|mbuf| mbuf.prefetch());
-        let mut looked = Looked::<Inside>::new();
-        for (place, mbuf) in burst.iter().enumerate() {
-            if let Some(inside) = door.look(mbuf, &mut self.origins, &self.forwarder.topology) {
-                looked.push(place, inside);
-            }
-        }
+        let (origins, topology) = (&mut self.origins, &self.forwarder.topology);
+        let looked = Looked::at(burst, |mbuf| door.look(mbuf, origins, topology));
         let mut leaving = Leaving::new();
-        let mut inside = looked.packets.iter();
         let (mut packets, mut bytes) = (0, 0);
-        for (place, mbuf) in burst.drain().enumerate() {
-            let found = if looked.is_plain(place) { inside.next() } else { None };
-            let entered = match found {
-                Some(found) => self.enter(found, mbuf, &mut leaving),
+        for (mbuf, place) in burst.drain().zip(looked.places()) {
+            let entered = match place.and_then(|place| looked.packets.get(place)) {
+                Some(inside) => self.enter(inside, mbuf, &mut leaving),
                 None => Err(mbuf),
             };
             match entered {
@@ -129,8 +122,9 @@ impl IoLcore {
                     return Err(mbuf);
                 }
                 trim(&mut mbuf, plain);
-                plain.forward(mbuf.data_mut(), 1, tag.dscp());
-                way.address(mbuf.data_mut());
+                let frame = mbuf.data_mut();
+                plain.forward(frame, 1, tag.dscp());
+                way.address(frame);
                 account.count_rule_later(counter, length);
                 let mut mbuf = mbuf.with_meta(way.meta);
                 inside.own(mbuf.meta_mut());
@@ -156,7 +150,7 @@ impl IoLcore {
 }
 
 /// Whose VXLAN was looked at lately: which sources are hosts of ours with a network that may come in.
-pub(crate) struct Origins(Box<[Origin]>);
+pub(crate) struct Origins(Box<[Origin; AT_HAND]>);
 
 #[derive(Debug, Clone, Copy)]
 struct Origin {
@@ -169,7 +163,7 @@ struct Origin {
 impl Origins {
     pub fn new() -> Self {
         let nobody = Origin { source: Ipv4Addr::UNSPECIFIED, vni: Vni::ZERO, topology: None, is_host: false };
-        Self(vec![nobody; AT_HAND].into())
+        Self(Box::new([nobody; AT_HAND]))
     }
 
     #[inline(always)]

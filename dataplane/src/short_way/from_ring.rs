@@ -1,5 +1,7 @@
 //! The short way out of the ring: what NFs have let pass and other lcores hand over to be sent.
 
+use std::net::IpAddr;
+
 use packet::{Plain, VportId};
 
 use super::Leaving;
@@ -33,7 +35,7 @@ impl IoLcore {
                 leaving.push(mbuf.without_meta(), &plain, vport, 0, &meta);
                 Ok(())
             }
-            Task::Encapsulate(vtep) => {
+            Task::Encapsulate(IpAddr::V4(vtep)) => {
                 let Self { forwarder, ports, neighbors, exits, tunnel, .. } = self;
                 let Meta { vni, dscp, .. } = *mbuf.meta();
                 let exit = exits.to((vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);

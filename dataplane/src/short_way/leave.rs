@@ -62,11 +62,10 @@ impl IoLcore {
             let vni = self.links.of(*vport).map_or(Vni::ZERO, |link| link.vni);
             probes.push(self.forwarder.exact.probe(KeyImage::of_answers(plain, *vport, vni)));
         }
-        let mut found = [None; BURST];
-        self.forwarder.exact.find_probed(&probes, &mut found[..probes.len()]);
+        let found = self.forwarder.exact.find_probed(&probes, |probe| probe);
         let mut audited = 0;
-        for ((mbuf, note), answers) in leaving.mbufs.drain().zip(&leaving.notes).zip(&found) {
-            match self.leave_kept(mbuf, note, *answers) {
+        for ((at, mbuf), note) in leaving.mbufs.drain().enumerate().zip(&leaving.notes) {
+            match self.leave_kept(mbuf, note, found.flow(at)) {
                 Ok(was_audited) => audited += u64::from(was_audited),
                 Err(mbuf) => self.leave_the_long_way(mbuf, note),
             }
@@ -125,7 +124,7 @@ impl Forwarder {
 impl Link {
     /// Sends a packet to a neighbour on the link.
     #[inline(always)]
-    pub fn send(&self, mut mbuf: BareMbuf, to: MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
+    pub fn send(&self, mut mbuf: BareMbuf, to: &MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
         if let Some((destination, rest)) = mbuf.data_mut().split_first_chunk_mut::<6>()
             && let Some(source) = rest.first_chunk_mut::<6>()
         {
