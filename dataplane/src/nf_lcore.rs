@@ -42,29 +42,38 @@ pub struct NfLcore {
     ticks: Ticks,
 }
 
-/// What was found in a packet before the NF saw it.
-enum Seen {
+/// What was found in a burst before the NF saw it.
+#[derive(Default)]
+struct Seen {
+    packets: ArrayVec<Parsed, BURST>,
+    /// The headers of those that are not plain.
+    others: ArrayVec<Headers, BURST>,
+}
+
+/// What was found in one packet.
+#[derive(Clone, Copy)]
+enum Parsed {
     Plain(Plain),
-    Other(Headers),
+    /// Its place among the others.
+    Other(u8),
 }
 
 impl Seen {
-    #[inline(always)]
-    fn headers(&self) -> Headers {
-        match self {
-            Self::Plain(plain) => (*plain).into(),
-            Self::Other(headers) => *headers,
-        }
+    fn push_other(&mut self, headers: Headers) {
+        self.packets.push(Parsed::Other(self.others.len() as u8));
+        self.others.push(headers);
     }
 
     #[inline(always)]
-    fn five_tuple(&self) -> FiveTuple {
-        match self {
-            Self::Plain(plain) => plain.five_tuple(),
-            Self::Other(headers) => headers.five_tuple,
+    fn headers(&self, parsed: &Parsed) -> Headers {
+        match parsed {
+            Parsed::Plain(plain) => (*plain).into(),
+            Parsed::Other(at) => self.others[usize::from(*at)],
         }
     }
+}
 
+impl Parsed {
     /// True if the frame is surely of the same flow still.
     #[inline(always)]
     fn stands_in(&self, frame: &[u8]) -> bool {
@@ -116,18 +125,22 @@ impl NfLcore {
         }
         burst.iter().for_each(|mbuf| mbuf.prefetch());
         let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
-        let mut seen = ArrayVec::<Seen, BURST>::new();
+        let mut seen = Seen::default();
         let mut is_end = false;
         self.count_in(&burst);
         for mbuf in burst.drain() {
-            match self.see(&mbuf) {
-                Ok(found) => {
-                    is_end |= !matches!(mbuf.meta().delivery, Delivery::None);
-                    mbufs.push(mbuf);
-                    seen.push(found);
-                }
-                Err(reason) => self.forwarder.end(mbuf, reason),
+            match Plain::parse_trusted(mbuf.data()) {
+                Some(plain) => seen.packets.push(Parsed::Plain(plain)),
+                None => match self.forwarder.parse_own(self.vport, &mbuf) {
+                    Ok(headers) => seen.push_other(headers),
+                    Err(reason) => {
+                        self.forwarder.end(mbuf, reason);
+                        continue;
+                    }
+                },
             }
+            is_end |= !matches!(mbuf.meta().delivery, Delivery::None);
+            mbufs.push(mbuf);
         }
         if is_end {
             self.keep_opposites(&mut mbufs, &mut seen);
@@ -135,14 +148,6 @@ impl NfLcore {
         self.process(&mut mbufs, &seen);
         self.forwarder.account.settle();
         true
-    }
-
-    #[inline(always)]
-    fn see(&mut self, mbuf: &Mbuf) -> Result<Seen, DropReason> {
-        match Plain::parse_trusted(mbuf.data()) {
-            Some(plain) => Ok(Seen::Plain(plain)),
-            None => self.forwarder.parse_own(self.vport, mbuf).map(Seen::Other),
-        }
     }
 
     fn count_in(&mut self, burst: &Burst) {
@@ -155,25 +160,26 @@ impl NfLcore {
     }
 
     /// The end of a subchain: the rules of the answers, which are looked up by the burst. Who has none for a reason ends here.
-    fn keep_opposites(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &mut ArrayVec<Seen, BURST>) {
+    fn keep_opposites(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &mut Seen) {
         let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
-        let key = |tuple: FiveTuple| FlowKey { vport: self.vport, vni, five_tuple: tuple.reversed() };
-        let flows = self.flows_of(seen.iter().map(|seen| key(seen.five_tuple())));
-        let (came, looked) = (std::mem::take(mbufs), std::mem::take(seen));
+        let answers = |parsed| seen.headers(parsed).five_tuple.reversed();
+        let key = |parsed| FlowKey { vport: self.vport, vni, five_tuple: answers(parsed) };
+        let flows = self.flows_of(seen.packets.iter().map(key));
+        let (came, parsed) = (std::mem::take(mbufs), std::mem::take(&mut seen.packets));
         let mut audited = 0;
-        for ((mbuf, found), answers) in came.into_iter().zip(looked).zip(flows) {
-            let kept = match &found {
-                Seen::Plain(plain) => self.forwarder.keep_answers(answers, mbuf.meta(), plain.tcp_flags),
-                Seen::Other(_) => false,
+        for ((mbuf, parsed), answers) in came.into_iter().zip(parsed).zip(flows) {
+            let kept = match &parsed {
+                Parsed::Plain(plain) => self.forwarder.keep_answers(answers, mbuf.meta(), plain.tcp_flags),
+                Parsed::Other(_) => false,
             };
             if kept {
                 audited += 1;
-            } else if let Err(reason) = self.forwarder.keep_opposite(self.vport, &found.headers(), &mbuf) {
+            } else if let Err(reason) = self.forwarder.keep_opposite(self.vport, &seen.headers(&parsed), &mbuf) {
                 self.forwarder.end(mbuf, reason);
                 continue;
             }
             mbufs.push(mbuf);
-            seen.push(found);
+            seen.packets.push(parsed);
         }
         self.forwarder.account.counters.audited_packets.add(audited);
     }
@@ -195,7 +201,7 @@ impl NfLcore {
         flows
     }
 
-    fn process(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &ArrayVec<Seen, BURST>) {
+    fn process(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &Seen) {
         let mut verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
         let mut became = ArrayVec::<Headers, BURST>::new();
         if !self.call(mbufs, seen, &mut verdicts, &mut became) {
@@ -254,7 +260,7 @@ impl NfLcore {
     fn call(
         &mut self,
         mbufs: &mut ArrayVec<Mbuf, BURST>,
-        seen: &ArrayVec<Seen, BURST>,
+        seen: &Seen,
         verdicts: &mut [Verdict; BURST],
         became: &mut ArrayVec<Headers, BURST>,
     ) -> bool {
@@ -262,19 +268,19 @@ impl NfLcore {
         let now_ns = self.forwarder.now_ns;
         let own_vni = self.forwarder.topology.vni(self.vport);
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        for (mbuf, seen) in mbufs.iter_mut().zip(seen) {
+        for (mbuf, parsed) in mbufs.iter_mut().zip(&seen.packets) {
             let &Meta { direction, vni, .. } = mbuf.meta();
             let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
-            packets.push(Packet { frame: mbuf.data_mut(), headers: seen.headers(), arrival });
+            packets.push(Packet { frame: mbuf.data_mut(), headers: seen.headers(parsed), arrival });
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
         let mut rewriting = Rewriting::default();
         if self.mangles {
             became.extend(packets.iter().map(|packet| packet.headers));
         } else {
-            for ((seen, packet), verdict) in seen.iter().zip(&packets).zip(verdicts) {
-                if *verdict == Verdict::Pass && !seen.stands_in(packet.frame) {
-                    rewriting.look(packet.frame, &seen.headers());
+            for ((parsed, packet), verdict) in seen.packets.iter().zip(&packets).zip(verdicts) {
+                if *verdict == Verdict::Pass && !parsed.stands_in(packet.frame) {
+                    rewriting.look(packet.frame, &seen.headers(parsed));
                 }
             }
         }

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use packet::{Plain, VportId};
 
+use shm::rules::Delivery;
+
 use super::Leaving;
 use crate::io_lcore::IoLcore;
 use crate::meta::{Burst, Mbuf, Meta, Task};
@@ -32,7 +34,14 @@ impl IoLcore {
         match mbuf.meta().task {
             Task::Egress(vport) if self.links.of(vport).is_some() => {
                 let meta = *mbuf.meta();
-                leaving.push(mbuf.without_meta(), &plain, vport, 0, &meta);
+                let mut mbuf = mbuf.without_meta();
+                if matches!(meta.delivery, Delivery::None) && leaving.is_empty() {
+                    match self.leave_at_once(mbuf, &plain, vport, 0, meta.dscp) {
+                        Ok(()) => return Ok(()),
+                        Err(back) => mbuf = back,
+                    }
+                }
+                leaving.push(mbuf, &plain, vport, 0, &meta);
                 Ok(())
             }
             Task::Encapsulate(IpAddr::V4(vtep)) => {

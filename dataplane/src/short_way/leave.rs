@@ -56,6 +56,26 @@ impl IoLcore {
         }
     }
 
+    /// Sends a packet at whose end nothing is kept, if nobody is to leave before it; one that needs more is given back.
+    #[inline(always)]
+    pub(super) fn leave_at_once(
+        &mut self,
+        mut mbuf: BareMbuf,
+        plain: &Plain,
+        vport: VportId,
+        hops: u8,
+        dscp: u8,
+    ) -> Result<(), BareMbuf> {
+        let Self { forwarder, ports, neighbors, links, .. } = self;
+        let Some(link) = links.of(vport) else { return Err(mbuf) };
+        let hop = link.next_hop(plain.destination());
+        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
+        plain.forward(mbuf.data_mut(), hops, dscp);
+        forwarder.account.enter_uncaptured(vport, mbuf.len());
+        link.send(mbuf, mac, ports, forwarder);
+        Ok(())
+    }
+
     fn leave_some(&mut self, leaving: &mut Leaving) {
         let mut probes = ArrayVec::<Probe, BURST>::new();
         for Note { plain, vport, .. } in &leaving.notes {
