@@ -1,7 +1,8 @@
 //! The I/O lcore: polls its ports, and delivers to them what the other lcores hand over.
 //!
-//! [`IoLcore::poll_once`] is the packet's path through it; what happens to a packet that comes in is in
-//! [`ingress`](crate::ingress), what happens to one that goes out in [`egress`](crate::egress).
+//! [`IoLcore::poll_once`] is the packet's path through it, a burst at a time. What is usual takes the short way
+//! (`short_way.rs`); all else takes the long one, packet by packet: [`ingress`](crate::ingress) for what comes in,
+//! [`egress`](crate::egress) for what goes out.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -4,6 +4,8 @@
 //! A packet for an unknown neighbour waits, in order, while the host asks; after [`GIVE_UP_NS`] it ends as
 //! `neighbor-unresolved`. A known neighbour that is in use is asked again after [`STALE_NS`], without holding anything up.
 //!
+//! An address that was used lately is at hand without a look into the whole table, until it changes or a question is due.
+//!
 //! Links are named by vport: an endpoint's own, or the tunnel's for the underlay. Bounded: [`CAPACITY`] neighbours,
 //! [`HELD`] waiting packets in all, [`HELD_PER_NEIGHBOR`] for one.
 

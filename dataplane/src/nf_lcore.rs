@@ -8,6 +8,9 @@
 //! An NF that changes a flow's identity and is not declared a mangler is counted (`rewritten`) and told of, once a second. The
 //! packet goes on by its tag, and whoever is next parses it as it is now; it is for the controller to draw conclusions.
 //!
+//! All of it is done by the burst: what is plain is parsed in one look, answers' rules and heads' flows are found together, and
+//! whose tag leads to another lcore goes by the rule's way.
+//!
 //! A panic in the NF takes the instance out of service: its burst and what comes after end with a reason, and the rest of the
 //! host runs on.
 

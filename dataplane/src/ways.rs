@@ -169,3 +169,50 @@ impl Way {
         Self { to, addresses, path_mtu, meta: Meta { task, hops: 1, ..meta } }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use packet::{Direction, PathId, Tag, Vni};
+    use shm::rules::Delivery;
+
+    use super::*;
+    use crate::report::tests::launch;
+
+    /// The NF of the launch document, on lcore 1, in network 1.
+    const NF: VportId = VportId(3);
+
+    fn action(path: u32) -> ExactAction {
+        ExactAction {
+            vni: Vni::new(1).unwrap(),
+            tag: Tag::new(7).unwrap(),
+            direction: Direction::Forward,
+            next: Next::Vport(NF),
+            delivery: Delivery::None,
+            path: PathId(path),
+            path_mtu: 1_400,
+        }
+    }
+
+    /// Breaks if packets follow what had the same number before, or what was there before a reconfiguration, or as somebody
+    /// else's.
+    #[test]
+    fn a_way_is_that_of_its_action_its_vport_and_its_topology_alone() {
+        let topology = Topology::new(&launch()).unwrap();
+        let number = |renumbered| NumberedAction { number: 5, renumbered };
+        let (one, two) = (action(1), action(2));
+        let mut ways = Ways::new();
+        let first = *ways.of(number(0), NF, &topology, Some(0), || Some(&one));
+        assert_eq!((first.to, first.path_mtu, first.meta.path), (To::Lcore(1), 1_400, PathId(1)));
+        assert_eq!((first.meta.task, first.meta.hops), (Task::Process(NF), 1));
+        let again = ways.of(number(0), NF, &topology, Some(0), || panic!("it is at hand"));
+        assert_eq!(again.meta.path, PathId(1));
+        let renumbered = ways.of(number(1), NF, &topology, Some(0), || Some(&two));
+        assert_eq!(renumbered.meta.path, PathId(2));
+        let other_tenants = ways.of(number(1), VportId::TUNNEL, &topology, Some(0), || Some(&two));
+        assert_eq!(other_tenants.to, To::LongWay, "the next element is not of the vport's network");
+        let mut without = launch();
+        without.lcores.truncate(1);
+        let without = Topology::new(&without).unwrap().with_version(1);
+        assert_eq!(ways.of(number(1), NF, &without, Some(0), || Some(&two)).to, To::LongWay);
+    }
+}
