@@ -274,7 +274,12 @@ impl NfLcore {
         for (mbuf, parsed) in mbufs.iter_mut().zip(&seen.packets) {
             let &Meta { direction, vni, .. } = mbuf.meta();
             let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
-            packets.push(Packet { frame: mbuf.data_mut(), headers: seen.headers(parsed), arrival });
+            let frame = mbuf.data_mut();
+            // Each is made where it stays: to make either and copy it costs as much as parsing.
+            match parsed {
+                Parsed::Plain(plain) => packets.push(Packet { frame, headers: (*plain).into(), arrival }),
+                Parsed::Other(_) => packets.push(Packet { frame, headers: seen.headers(parsed), arrival }),
+            }
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
         let mut rewriting = Rewriting::default();

@@ -16,7 +16,7 @@ use shm::rules::{Event, Update};
 use shm::snapshot::LcoreSnapshot;
 
 /// Few enough that no neighbour is due for a question, which only one of the two would bring.
-const ROUNDS: u64 = 60;
+const ROUNDS: u64 = 300;
 const FLOWS: u16 = 4;
 const FROM_CLIENT: u16 = 2_000;
 const FROM_PEER: u16 = 3_000;
