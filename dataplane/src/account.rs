@@ -39,6 +39,16 @@ pub struct Account {
     copied: bool,
     /// Packets that went into one element and are not counted yet.
     entering: Entering,
+    /// Packets that met one tag rule and are not counted yet.
+    ruled: Ruled,
+}
+
+/// Packets of one tag rule, by its counter, in a row.
+#[derive(Debug, Default)]
+struct Ruled {
+    counter: u16,
+    packets: u64,
+    bytes: u64,
 }
 
 /// Packets into one element, in a row.
@@ -56,7 +66,15 @@ impl Entering {
 impl Account {
     /// Counts into this block; nothing is captured until somebody asks.
     pub fn new(counters: CountersWriter) -> Self {
-        Self { counters, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false, entering: Entering::NONE }
+        Self {
+            counters,
+            ring: None,
+            snap: vec![None; MAX_VPORTS],
+            active: 0,
+            copied: false,
+            entering: Entering::NONE,
+            ruled: Ruled::default(),
+        }
     }
 
     /// The block, and the ring for captures if a controller is attached; captures end.
@@ -123,8 +141,24 @@ impl Account {
         self.entering.bytes += bytes as u64;
     }
 
-    /// Counts what [`Self::enter_uncaptured`] has put off; once per burst.
+    /// Counts a packet that met a tag rule, by [`Self::settle`] at the latest.
+    #[inline(always)]
+    pub fn count_rule_later(&mut self, counter: u16, bytes: usize) {
+        if counter != self.ruled.counter {
+            self.settle();
+            self.ruled.counter = counter;
+        }
+        self.ruled.packets += 1;
+        self.ruled.bytes += bytes as u64;
+    }
+
+    /// Counts what was put off; once per burst.
     pub fn settle(&mut self) {
+        let Ruled { counter, packets, bytes } = std::mem::take(&mut self.ruled);
+        if let Some(rule) = self.counters.tags.get(usize::from(counter)).filter(|_| packets > 0) {
+            rule.packets.add(packets);
+            rule.bytes.add(bytes);
+        }
         let Entering { vport, packets, bytes } = std::mem::replace(&mut self.entering, Entering::NONE);
         if let Some(counters) = self.counters.vports.get(usize::from(vport.0)).filter(|_| packets > 0) {
             counters.in_packets.add(packets);

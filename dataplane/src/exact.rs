@@ -29,9 +29,8 @@ use dpdk::{BURST, HugeArray};
 use packet::{FlowKey, protocol};
 use shm::launch::Limits;
 
-pub use self::actions::ActionName;
 use self::actions::Actions;
-pub use self::entry::{FlowEntry, FlowMut, FlowRef, FlowState, Side};
+pub use self::entry::{FlowEntry, FlowMut, FlowRef, FlowState, NumberedAction, Side};
 pub use self::key::KeyImage;
 use self::key::{V6Addresses, v6_addresses};
 pub use self::lines::Probe;
@@ -50,6 +49,23 @@ const NEARLY: u64 = 16;
 pub struct FlowHandle {
     place: NonZeroU32,
     flows: u64,
+}
+
+/// The flows of a burst that were looked up together.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// As in a [`FlowHandle`]; 0 for none.
+    places: [u32; BURST],
+    flows: u64,
+}
+
+impl Found {
+    /// The flow of the key at this place of the burst.
+    #[inline(always)]
+    pub fn flow(&self, at: usize) -> Option<FlowHandle> {
+        let place = NonZeroU32::new(*self.places.get(at)?)?;
+        Some(FlowHandle { place, flows: self.flows })
+    }
 }
 
 /// The table.
@@ -142,11 +158,28 @@ impl ExactTable {
         self.lines.probe(image)
     }
 
-    /// The flows of keys that were probed, IPv4 ones, in order; their entries are on their way into the cache. `found` is as long
-    /// as `probes`, a burst at most.
+    /// The flows of IPv4 keys that were probed, a burst at most; their entries are on their way into the cache.
     #[inline(always)]
-    pub fn find_probed(&self, probes: &[Probe], found: &mut [Option<FlowHandle>]) {
-        self.look_up::<true>(probes, found);
+    pub fn find_probed<T>(&self, burst: &[T], probe: impl Fn(&T) -> &Probe) -> Found {
+        let mut found = Found { places: [0; BURST], flows: self.flows };
+        let mut elsewhere = ArrayVec::<u8, BURST>::new();
+        let place = |position: u32| {
+            if let Some(entry) = self.entries.get(position as usize) {
+                prefetch(entry);
+            }
+            position + 1
+        };
+        for ((at, key), found) in burst.iter().enumerate().zip(&mut found.places) {
+            match self.lines.at_home(probe(key), |_| true) {
+                AtHome::Found(position) => *found = place(position),
+                AtHome::Absent => {}
+                AtHome::Elsewhere => elsewhere.push(at as u8),
+            }
+        }
+        for at in elsewhere.into_iter().map(usize::from) {
+            found.places[at] = self.lines.elsewhere(probe(&burst[at]), |_| true).map_or(0, place);
+        }
+        found
     }
 
     /// Up to a burst. All is IPv4 here, as long as it is: there is a way for both, but it costs both of them.
@@ -221,7 +254,7 @@ impl ExactTable {
     pub fn get(&self, handle: FlowHandle) -> Option<FlowRef<'_>> {
         let position = handle.position();
         let entry = self.entries.get(position).filter(|entry| entry.was_there(handle.flows))?;
-        Some(FlowRef { entry, actions: &self.actions, v6: &self.v6[position] })
+        Some(FlowRef { entry, actions: &self.actions, v6: &self.v6, position })
     }
 
     /// The flow behind a handle, for changing it, unless it was removed since.
@@ -229,7 +262,7 @@ impl ExactTable {
     pub fn get_mut(&mut self, handle: FlowHandle) -> Option<FlowMut<'_>> {
         let position = handle.position();
         let entry = self.entries.get_mut(position).filter(|entry| entry.was_there(handle.flows))?;
-        Some(FlowMut { entry, actions: &mut self.actions, v6: &self.v6[position] })
+        Some(FlowMut { entry, actions: &mut self.actions, v6: &self.v6, position })
     }
 
     /// A new entry for a key that is not in the table; none when the table is full.
@@ -287,7 +320,7 @@ impl ExactTable {
     /// free place.
     pub fn at(&self, position: usize) -> Option<Option<FlowRef<'_>>> {
         let entry = self.entries[..self.used].get(position)?;
-        Some(entry.is_in_use().then(|| FlowRef { entry, actions: &self.actions, v6: &self.v6[position] }))
+        Some(entry.is_in_use().then(|| FlowRef { entry, actions: &self.actions, v6: &self.v6, position }))
     }
 
     fn vacant(&mut self) -> Option<u32> {

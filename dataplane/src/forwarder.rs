@@ -29,8 +29,10 @@ use crate::parking::Parking;
 use crate::tag::TagTable;
 use crate::topology::{Place, Topology, gateway_for};
 use crate::updates::ControllerPort;
-use crate::ways::Ways;
+use crate::ways::{To, Ways};
 
+/// TCP's SYN flag.
+const SYN: u8 = 0x02;
 /// More elements than any path has on one host.
 const MAX_HOPS: u8 = 64;
 /// Bytes of TCP and IP header that the MSS does not count.
@@ -186,6 +188,61 @@ impl Forwarder {
         meta.direction = action.direction;
         meta.delivery = action.delivery;
         self.dispatch(mbuf, prior, action.next);
+    }
+
+    /// A packet of a flow that was found at a head, which a mangler on this lcore is: the flow's way leads to another lcore. One
+    /// that needs more care is given back.
+    #[inline(always)]
+    pub fn from_known_head(
+        &mut self,
+        mut mbuf: Mbuf,
+        found: &Headers,
+        prior: VportId,
+        flow: FlowHandle,
+    ) -> Result<(), Mbuf> {
+        let Self { exact, ways, topology, outlets, account, now_ns, .. } = self;
+        let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
+        let Some(numbered) = entry.numbered_action() else { return Err(mbuf) };
+        let way = ways.of(numbered, prior, topology, outlets.me(), || entry.action());
+        let To::Lcore(lcore) = way.to else { return Err(mbuf) };
+        let Meta { dscp, hops, .. } = *mbuf.meta();
+        if found.ip_len() > way.path_mtu || found.tcp_flags & SYN != 0 || hops >= MAX_HOPS {
+            return Err(mbuf);
+        }
+        entry.meet(u64::from(found.ip_len()), found.tcp_flags, *now_ns);
+        headers::set_dscp(mbuf.data_mut(), &mut { *found }, way.meta.tag.map_or(0, Tag::dscp));
+        let meta = mbuf.meta_mut();
+        *meta = way.meta;
+        (meta.dscp, meta.hops) = (dscp, hops + 1);
+        way.address(mbuf.data_mut());
+        outlets.push_away(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));
+        Ok(())
+    }
+
+    /// A packet inside a subchain, out of an element on this lcore: its tag's way leads to another lcore. One without a rule, or
+    /// that needs more care, is given back.
+    #[inline(always)]
+    pub fn follow_tag(&mut self, mut mbuf: Mbuf, prior: VportId, vni: Vni, tag: Tag) -> Result<(), Mbuf> {
+        let Self { tags, topology, outlets, account, .. } = self;
+        let Some(rule) = tags.meet(prior, prior, vni, tag) else { return Err(mbuf) };
+        let counter = rule.action().counter;
+        let way = rule.way(topology, outlets.me());
+        let meta = mbuf.meta_mut();
+        match way.to {
+            To::Lcore(lcore) if meta.hops < MAX_HOPS => {
+                let Meta { service, dscp, hops, .. } = *meta;
+                *meta = way.meta;
+                (meta.vni, meta.tag, meta.service, meta.dscp, meta.hops) = (vni, Some(tag), service, dscp, hops + 1);
+                way.address(mbuf.data_mut());
+                account.count_rule_later(counter, mbuf.len());
+                outlets.push_away(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));
+            }
+            _ => {
+                let action = *rule.action();
+                self.follow(mbuf, prior, &action);
+            }
+        }
+        Ok(())
     }
 
     /// A packet inside a subchain, out of element `prior`: its tag says where it goes.

@@ -1,7 +1,8 @@
 //! The I/O lcore: polls its ports, and delivers to them what the other lcores hand over.
 //!
-//! [`IoLcore::poll_once`] is the packet's path through it; what happens to a packet that comes in is in
-//! [`ingress`](crate::ingress), what happens to one that goes out in [`egress`](crate::egress).
+//! [`IoLcore::poll_once`] is the packet's path through it, a burst at a time. What is usual takes the short way
+//! (`short_way.rs`); all else takes the long one, packet by packet: [`ingress`](crate::ingress) for what comes in,
+//! [`egress`](crate::egress) for what goes out.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::lcore::{Poll, Ticks};
 use crate::meta::{BareBurst, BareMbuf, Burst, Mbuf, Task};
 use crate::neighbors::Neighbors;
 use crate::outlets::RingConsumer;
-use crate::short_way::{Exits, Links};
+use crate::short_way::{Exits, Links, Origins};
 use crate::updates::Slot;
 
 /// Receives from one queue of a port.
@@ -35,6 +36,7 @@ pub struct IoLcore {
     pub(crate) neighbors: Neighbors<Mbuf>,
     pub(crate) links: Links,
     pub(crate) exits: Exits,
+    pub(crate) origins: Origins,
     ring: RingConsumer,
     ticks: Ticks,
     /// The version of the topology whose links `neighbors` are on.
@@ -89,9 +91,10 @@ impl IoLcore {
     /// An I/O lcore with these ports.
     pub fn new(forwarder: Forwarder, ports: Vec<IoPort>, tunnel: Option<TunnelPort>, ring: RingConsumer) -> Self {
         let (neighbors, ticks) = (Neighbors::default(), Ticks::default());
-        let (links, exits) = (Links::new(&forwarder.topology, &ports), Exits::new());
+        let links = Links::new(&forwarder.topology, &ports);
+        let (exits, origins) = (Exits::new(), Origins::new());
         let links_version = forwarder.topology.version();
-        Self { forwarder, ports, tunnel, neighbors, links, exits, ring, ticks, links_version }
+        Self { forwarder, ports, tunnel, neighbors, links, exits, origins, ring, ticks, links_version }
     }
 
     fn receive(&mut self) -> bool {
@@ -251,11 +254,16 @@ impl IoPort {
     }
 
     /// Queues a packet to be sent.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
-        if self.waiting.is_full() {
-            self.transmit(forwarder);
+        if let Err(mbuf) = self.waiting.push(mbuf) {
+            self.send_after_others(mbuf, forwarder);
         }
+    }
+
+    #[inline(never)]
+    fn send_after_others(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
+        self.transmit(forwarder);
         if let Err(mbuf) = self.waiting.push(mbuf) {
             forwarder.end(mbuf, DropReason::TxFull);
         }

@@ -13,6 +13,9 @@
 //! 5. To another host it travels in VXLAN, with a service header inside if the hosts are configured so, and 6. at the last host
 //!    it leaves as it came ([`egress`], [`ingress`], [`neighbors`]).
 //!
+//! Most packets are of one kind and of flows that are known. They take these steps by the short way: in stages over a burst, by
+//! ways that were worked out once ([`ways`]).
+//!
 //! Around it: [`assembly`] builds everything from the launch document, [`launch`] runs it, [`lcore`] is the loop, [`idle`] what it
 //! does when there is nothing to do, [`account`] what it tells the outside, [`control`] serves the controller's attachment. What
 //! runs may change without a stop: [`change`] says what a new document changes, [`roster`] who is on which lcore, [`topology`] is

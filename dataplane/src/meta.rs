@@ -4,7 +4,8 @@
 //! in the VXLAN header, the next element in the inner destination address, the tag in the inner DSCP bits and the sender's DSCP
 //! in the outer ones; with a service header the tag is in that, and the inner DSCP is the sender's own.
 //!
-//! It fits into one cache line, since every packet's is written at the door and read by every lcore.
+//! It fits into one cache line, since every lcore that a packet comes to reads it. A packet that stays on the lcore where it
+//! came in has none ([`BareMbuf`]), and its line is not touched.
 
 use std::net::IpAddr;
 

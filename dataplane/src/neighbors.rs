@@ -4,6 +4,8 @@
 //! A packet for an unknown neighbour waits, in order, while the host asks; after [`GIVE_UP_NS`] it ends as
 //! `neighbor-unresolved`. A known neighbour that is in use is asked again after [`STALE_NS`], without holding anything up.
 //!
+//! An address that was used lately is at hand without a look into the whole table, until it changes or a question is due.
+//!
 //! Links are named by vport: an endpoint's own, or the tunnel's for the underlay. Bounded: [`CAPACITY`] neighbours,
 //! [`HELD`] waiting packets in all, [`HELD_PER_NEIGHBOR`] for one.
 
@@ -74,7 +76,7 @@ pub struct Neighbors<T> {
     /// Packets that wait on endpoints' links, and those that wait for VTEPs: an endpoint full of absent addresses must not hold
     /// the tunnel up.
     held: [Parking<T>; 2],
-    recent: Box<[Recent]>,
+    recent: Box<[Recent; RECENT]>,
     /// How often somebody's address changed.
     version: u64,
 }
@@ -82,12 +84,24 @@ pub struct Neighbors<T> {
 /// A neighbour that was looked up lately and whose address can be used without another look.
 #[derive(Debug, Clone, Copy, Default)]
 struct Recent {
-    link: u64,
-    address: u64,
+    /// The link's vport above, the address below.
+    key: u64,
     version: u64,
     /// When it is due for a question.
     until_ns: u64,
     mac: MacAddr,
+}
+
+impl Recent {
+    #[inline(always)]
+    fn key(link: VportId, address: Ipv4Addr) -> u64 {
+        u64::from(link.0) << 32 | u64::from(address.to_bits())
+    }
+
+    #[inline(always)]
+    fn slot(key: u64) -> usize {
+        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % RECENT
+    }
 }
 
 /// An address that may be used until a time, unless [`Neighbors::version`] changes before.
@@ -104,7 +118,7 @@ impl<T> Default for Neighbors<T> {
         Self {
             known: HashMap::with_capacity_and_hasher(CAPACITY * 2, RandomState::new()),
             held: [Parking::new(HELD, HELD_PER_NEIGHBOR), Parking::new(HELD, HELD_PER_NEIGHBOR)],
-            recent: vec![Recent::default(); RECENT].into(),
+            recent: Box::new([Recent::default(); RECENT]),
             version: 1,
         }
     }
@@ -150,17 +164,23 @@ impl<T> Neighbors<T> {
 
     /// The same for an IPv4 neighbour, who is at hand if packets went there lately.
     #[inline(always)]
-    pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacAddr> {
-        let (link, bits) = (u64::from(link.0), u64::from(address.to_bits()));
-        let slot = ((bits ^ link << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % RECENT;
-        let Recent { until_ns, mac, version, .. } = self.recent[slot];
-        let is_it = self.recent[slot].link == link && self.recent[slot].address == bits;
-        if is_it && version == self.version && now_ns < until_ns {
-            return Some(mac);
+    pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<&MacAddr> {
+        let key = Recent::key(link, address);
+        let recent = &self.recent[Recent::slot(key)];
+        if recent.key != key || recent.version != self.version || now_ns >= recent.until_ns {
+            self.recall(link, address, now_ns)?;
         }
-        let Known { mac, until_ns } = self.known((VportId(link as u16), address.into()), now_ns)?;
-        self.recent[slot] = Recent { link, address: bits, version: self.version, until_ns, mac };
-        Some(mac)
+        Some(&self.recent[Recent::slot(key)].mac)
+    }
+
+    /// Has an IPv4 neighbour at hand, if it is known.
+    #[cold]
+    #[inline(never)]
+    fn recall(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<()> {
+        let Known { mac, until_ns } = self.known((link, address.into()), now_ns)?;
+        let key = Recent::key(link, address);
+        self.recent[Recent::slot(key)] = Recent { key, version: self.version, until_ns, mac };
+        Some(())
     }
 
     /// Another one whenever an address that [`Self::known`] gave may be wrong.
@@ -291,13 +311,13 @@ mod tests {
         let other = MacAddr([2, 0, 0, 0, 0, 8]);
         for mac in [MAC, other] {
             neighbors.learn(key(), mac, false, 0);
-            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(mac));
-            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(mac), "at hand");
+            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(&mac));
+            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(&mac), "at hand");
             assert_eq!(neighbors.known_v4(VportId(2), address, 0), None);
         }
         assert_eq!(neighbors.known_v4(link, address, STALE_NS), None);
         assert!(neighbors.resolve(key(), STALE_NS).is_some_and(|resolution| resolution.ask.is_some()));
-        assert_eq!(neighbors.known_v4(link, address, STALE_NS + 1), Some(other), "while the answer is awaited");
+        assert_eq!(neighbors.known_v4(link, address, STALE_NS + 1), Some(&other), "while the answer is awaited");
         assert_eq!(neighbors.known_v4(link, address, STALE_NS + ASK_EVERY_NS), None);
         neighbors.expire(FORGET_NS, |_| ());
         assert_eq!(neighbors.known_v4(link, address, FORGET_NS), None);

@@ -8,6 +8,9 @@
 //! An NF that changes a flow's identity and is not declared a mangler is counted (`rewritten`) and told of, once a second. The
 //! packet goes on by its tag, and whoever is next parses it as it is now; it is for the controller to draw conclusions.
 //!
+//! All of it is done by the burst: what is plain is parsed in one look, answers' rules and heads' flows are found together, and
+//! whose tag leads to another lcore goes by the rule's way.
+//!
 //! A panic in the NF takes the instance out of service: its burst and what comes after end with a reason, and the rest of the
 //! host runs on.
 
@@ -15,14 +18,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrayvec::ArrayVec;
 use packet::headers::{self, Headers};
-use packet::{Arrival, Direction, DropReason, FiveTuple, FlowKey, NetworkFunction, Packet, Verdict, VportId};
+use packet::{Arrival, Direction, DropReason, FiveTuple, FlowKey, NetworkFunction, Packet, Plain, Verdict, VportId};
 use shm::counters::NF_COUNTERS;
-use shm::rules::{Event, TagKey};
+use shm::rules::{Delivery, Event};
 
 use crate::account::OnceASecond;
+use crate::exact::{FlowHandle, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::lcore::{Poll, Ticks};
-use crate::meta::{Burst, Mbuf};
+use crate::meta::{Burst, Mbuf, Meta};
 use crate::outlets::RingConsumer;
 use crate::updates::Slot;
 
@@ -38,8 +42,46 @@ pub struct NfLcore {
     rewriting_told: OnceASecond,
     /// The function; none once it has panicked.
     function: Option<Box<dyn NetworkFunction>>,
-    burst: Burst,
     ticks: Ticks,
+}
+
+/// What was found in a burst before the NF saw it.
+#[derive(Default)]
+struct Seen {
+    packets: ArrayVec<Parsed, BURST>,
+    /// The headers of those that are not plain.
+    others: ArrayVec<Headers, BURST>,
+}
+
+/// What was found in one packet.
+#[derive(Clone, Copy)]
+enum Parsed {
+    Plain(Plain),
+    /// Its place among the others.
+    Other(u8),
+}
+
+impl Seen {
+    fn push_other(&mut self, headers: Headers) {
+        self.packets.push(Parsed::Other(self.others.len() as u8));
+        self.others.push(headers);
+    }
+
+    #[inline(always)]
+    fn headers(&self, parsed: &Parsed) -> Headers {
+        match parsed {
+            Parsed::Plain(plain) => (*plain).into(),
+            Parsed::Other(at) => self.others[usize::from(*at)],
+        }
+    }
+}
+
+impl Parsed {
+    /// True if the frame is surely of the same flow still.
+    #[inline(always)]
+    fn stands_in(&self, frame: &[u8]) -> bool {
+        matches!(self, Self::Plain(plain) if plain.stands_in(frame))
+    }
 }
 
 /// What a burst shows of an NF that rewrites flows.
@@ -69,81 +111,186 @@ impl NfLcore {
         mangles: bool,
         function: Box<dyn NetworkFunction>,
     ) -> Self {
-        let (burst, ticks) = (Burst::default(), Ticks::default());
-        let rewriting_told = OnceASecond::default();
-        Self { forwarder, ring, vport, mangles, rewriting_told, function: Some(function), burst, ticks }
+        let (rewriting_told, ticks) = (OnceASecond::default(), Ticks::default());
+        Self { forwarder, ring, vport, mangles, rewriting_told, function: Some(function), ticks }
     }
 
     /// Takes a burst from the ring and lets the NF see what may reach it.
     fn take_ring(&mut self) -> bool {
-        let mut burst = std::mem::take(&mut self.burst);
+        let mut burst = Burst::new();
         self.ring.dequeue_burst(&mut burst);
-        let worked = !burst.is_empty();
+        if burst.is_empty() {
+            return false;
+        }
         if self.function.is_none() {
             self.forwarder.end_burst(&mut burst, DropReason::NfFailed);
-        } else if worked {
-            let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
-            let mut headers = ArrayVec::<Headers, BURST>::new();
-            for mbuf in burst.drain() {
-                match self.arrive(&mbuf) {
-                    Ok(found) => {
-                        mbufs.push(mbuf);
-                        headers.push(found);
-                    }
-                    Err(reason) => self.forwarder.end(mbuf, reason),
-                }
-            }
-            self.process(mbufs, headers);
+            return true;
         }
-        self.burst = burst;
-        worked
+        burst.iter().for_each(|mbuf| mbuf.prefetch());
+        let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
+        let mut seen = Seen::default();
+        let mut is_end = false;
+        self.count_in(&burst);
+        for mbuf in burst.drain() {
+            match Plain::parse_trusted(mbuf.data()) {
+                Some(plain) => seen.packets.push(Parsed::Plain(plain)),
+                None => match self.forwarder.parse_own(self.vport, &mbuf) {
+                    Ok(headers) => seen.push_other(headers),
+                    Err(reason) => {
+                        self.forwarder.end(mbuf, reason);
+                        continue;
+                    }
+                },
+            }
+            is_end |= !matches!(mbuf.meta().delivery, Delivery::None);
+            mbufs.push(mbuf);
+        }
+        if is_end {
+            self.keep_opposites(&mut mbufs, &mut seen);
+        }
+        self.process(&mut mbufs, &seen);
+        self.forwarder.account.settle();
+        true
     }
 
-    /// What happens before the NF sees a packet; at a mangler this is the end of a subchain.
-    fn arrive(&mut self, mbuf: &Mbuf) -> Result<Headers, DropReason> {
-        self.forwarder.account.enter(self.vport, mbuf.data());
-        let found = self.forwarder.parse_own(self.vport, mbuf)?;
-        self.forwarder.keep_opposite(self.vport, &found, mbuf)?;
-        Ok(found)
+    fn count_in(&mut self, burst: &Burst) {
+        let account = &mut self.forwarder.account;
+        if account.is_capturing() {
+            burst.iter().for_each(|mbuf| account.enter(self.vport, mbuf.data()));
+        } else {
+            burst.iter().for_each(|mbuf| account.enter_uncaptured(self.vport, mbuf.len()));
+        }
     }
 
-    fn process(&mut self, mut mbufs: ArrayVec<Mbuf, BURST>, mut headers: ArrayVec<Headers, BURST>) {
+    /// The end of a subchain: the rules of the answers, which are looked up by the burst. Who has none for a reason ends here.
+    fn keep_opposites(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &mut Seen) {
+        let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
+        let answers = |parsed| seen.headers(parsed).five_tuple.reversed();
+        let key = |parsed| FlowKey { vport: self.vport, vni, five_tuple: answers(parsed) };
+        let flows = self.flows_of(seen.packets.iter().map(key));
+        let (came, parsed) = (std::mem::take(mbufs), std::mem::take(&mut seen.packets));
+        let mut audited = 0;
+        for ((mbuf, parsed), answers) in came.into_iter().zip(parsed).zip(flows) {
+            let kept = match &parsed {
+                Parsed::Plain(plain) => self.forwarder.keep_answers(answers, mbuf.meta(), plain.tcp_flags),
+                Parsed::Other(_) => false,
+            };
+            if kept {
+                audited += 1;
+            } else if let Err(reason) = self.forwarder.keep_opposite(self.vport, &seen.headers(&parsed), &mbuf) {
+                self.forwarder.end(mbuf, reason);
+                continue;
+            }
+            mbufs.push(mbuf);
+            seen.packets.push(parsed);
+        }
+        self.forwarder.account.counters.audited_packets.add(audited);
+    }
+
+    /// The flows of keys, looked up together; of IPv6 keys none is looked for.
+    fn flows_of(&self, keys: impl Iterator<Item = FlowKey>) -> [Option<FlowHandle>; BURST] {
+        let exact = &self.forwarder.exact;
+        let mut places = ArrayVec::<usize, BURST>::new();
+        let mut probes = ArrayVec::<Probe, BURST>::new();
+        for (place, image) in keys.map(|key| KeyImage::of_v4(&key)).enumerate().take(BURST) {
+            if let Some(image) = image {
+                places.push(place);
+                probes.push(exact.probe(image));
+            }
+        }
+        let found = exact.find_probed(&probes, |probe| probe);
+        let mut flows = [None; BURST];
+        places.into_iter().enumerate().for_each(|(at, place)| flows[place] = found.flow(at));
+        flows
+    }
+
+    fn process(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &Seen) {
         let mut verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
-        if !self.call(&mut mbufs, &mut headers, &mut verdicts) {
+        let mut became = ArrayVec::<Headers, BURST>::new();
+        if !self.call(mbufs, seen, &mut verdicts, &mut became) {
             verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
             self.report_failure();
         }
-        for ((mbuf, found), verdict) in mbufs.into_iter().zip(headers).zip(verdicts) {
-            match verdict {
-                Verdict::Pass => self.go_on(mbuf, found),
-                Verdict::Drop(reason) => self.forwarder.end(mbuf, reason),
+        if self.mangles {
+            return self.begin_subchains(mbufs, &verdicts, &became);
+        }
+        let mut left = (0, 0);
+        for (mbuf, verdict) in mbufs.drain(..).zip(&verdicts) {
+            let Some(mbuf) = self.let_out(mbuf, *verdict, &mut left) else { continue };
+            if let Err(mbuf) = self.go_on(mbuf) {
+                self.forwarder.end(mbuf, DropReason::UnknownTag);
             }
         }
+        self.forwarder.account.leave_uncaptured(self.vport, left.0, left.1);
     }
 
-    /// Runs the function over the burst; false if it panicked, and then it is gone.
+    /// Out of a mangler: by the tag if there is a rule for it, else by the exact rules of the flows that its packets are of now.
+    fn begin_subchains(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, verdicts: &[Verdict], became: &[Headers]) {
+        let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
+        let key = |found: &Headers| FlowKey { vport: self.vport, vni, five_tuple: found.five_tuple };
+        let flows = self.flows_of(became.iter().map(key));
+        let mut left = (0, 0);
+        let found = became.iter().map(Some).chain(std::iter::repeat(None)); // none if it panicked
+        for (((mbuf, verdict), found), flow) in mbufs.drain(..).zip(verdicts).zip(found).zip(flows) {
+            let Some(mbuf) = self.let_out(mbuf, *verdict, &mut left) else { continue };
+            let Err(mbuf) = self.go_on(mbuf) else { continue };
+            match found {
+                Some(found) => self.begin_subchain(mbuf, found, flow),
+                None => self.forwarder.end(mbuf, DropReason::NfPanicked),
+            }
+        }
+        self.forwarder.account.leave_uncaptured(self.vport, left.0, left.1);
+    }
+
+    /// A packet out of the NF, if it let it pass; counted in `left`, packets and bytes, unless it was shown to a capture.
+    #[inline(always)]
+    fn let_out(&mut self, mbuf: Mbuf, verdict: Verdict, left: &mut (u64, u64)) -> Option<Mbuf> {
+        if let Verdict::Drop(reason) = verdict {
+            self.forwarder.end(mbuf, reason);
+            return None;
+        }
+        if self.forwarder.account.is_capturing() {
+            self.forwarder.account.leave(self.vport, mbuf.data());
+        } else {
+            left.0 += 1;
+            left.1 += mbuf.len() as u64;
+        }
+        Some(mbuf)
+    }
+
+    /// Runs the function over the burst; false if it panicked, and then it is gone. A mangler's packets are then what `became`
+    /// says.
     fn call(
         &mut self,
         mbufs: &mut ArrayVec<Mbuf, BURST>,
-        headers: &mut ArrayVec<Headers, BURST>,
+        seen: &Seen,
         verdicts: &mut [Verdict; BURST],
+        became: &mut ArrayVec<Headers, BURST>,
     ) -> bool {
         let Some(function) = self.function.as_mut() else { return false };
         let now_ns = self.forwarder.now_ns;
-        let vni = self.forwarder.topology.vni(self.vport);
+        let own_vni = self.forwarder.topology.vni(self.vport);
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        for (mbuf, &found) in mbufs.iter_mut().zip(headers.iter()) {
-            let meta = *mbuf.meta();
-            let arrival = Arrival { direction: meta.direction, vni: vni.unwrap_or(meta.vni), now_ns };
-            packets.push(Packet { frame: mbuf.data_mut(), headers: found, arrival });
+        for (mbuf, parsed) in mbufs.iter_mut().zip(&seen.packets) {
+            let &Meta { direction, vni, .. } = mbuf.meta();
+            let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
+            let frame = mbuf.data_mut();
+            // Each is made where it stays: to make either and copy it costs as much as parsing.
+            match parsed {
+                Parsed::Plain(plain) => packets.push(Packet { frame, headers: (*plain).into(), arrival }),
+                Parsed::Other(_) => packets.push(Packet { frame, headers: seen.headers(parsed), arrival }),
+            }
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
         let mut rewriting = Rewriting::default();
-        for ((kept, packet), verdict) in headers.iter_mut().zip(&packets).zip(verdicts) {
-            if !self.mangles && *verdict == Verdict::Pass {
-                rewriting.look(packet.frame, kept);
+        if self.mangles {
+            became.extend(packets.iter().map(|packet| packet.headers));
+        } else {
+            for ((parsed, packet), verdict) in seen.packets.iter().zip(&packets).zip(verdicts) {
+                if *verdict == Verdict::Pass && !parsed.stands_in(packet.frame) {
+                    rewriting.look(packet.frame, &seen.headers(parsed));
+                }
             }
-            *kept = packet.headers;
         }
         if outcome.is_err() {
             self.discard();
@@ -165,27 +312,35 @@ impl NfLcore {
         }
     }
 
-    /// Out of the NF: by the tag inside a subchain, by the flow's exact rule where a mangler began a new one.
-    fn go_on(&mut self, mut mbuf: Mbuf, found: Headers) {
-        let prior = self.vport;
-        self.forwarder.account.leave(prior, mbuf.data());
-        mbuf.meta_mut().service.leave_function();
-        let meta = *mbuf.meta();
-        let rule = |tag| self.forwarder.tags.find(&TagKey { prior, segment: prior, vni: meta.vni, tag }).copied();
-        if let Some(action) = meta.tag.and_then(rule) {
-            return self.forwarder.follow(mbuf, prior, &action);
+    /// Out of the NF by the tag; a packet without a rule for it is given back.
+    #[inline(always)]
+    fn go_on(&mut self, mut mbuf: Mbuf) -> Result<(), Mbuf> {
+        let meta = mbuf.meta_mut();
+        meta.service.leave_function();
+        let (vni, tag) = (meta.vni, meta.tag);
+        match tag {
+            Some(tag) => self.forwarder.follow_tag(mbuf, self.vport, vni, tag),
+            None => Err(mbuf),
         }
-        if !self.mangles {
-            return self.forwarder.end(mbuf, DropReason::UnknownTag);
+    }
+
+    /// Out of a mangler by the flow's exact rule. `flow` is the one that was found for the packet, if it was.
+    fn begin_subchain(&mut self, mut mbuf: Mbuf, found: &Headers, flow: Option<FlowHandle>) {
+        let prior = self.vport;
+        if let Some(flow) = flow {
+            match self.forwarder.from_known_head(mbuf, found, prior, flow) {
+                Ok(()) => return,
+                Err(back) => mbuf = back,
+            }
         }
         let Some(vni) = self.forwarder.topology.vni(prior) else {
             return self.forwarder.end(mbuf, DropReason::NoSuchVport);
         };
         let key = FlowKey { vport: prior, vni, five_tuple: found.five_tuple };
-        if meta.direction == Direction::Reverse && !self.knows(&key) {
+        if mbuf.meta().direction == Direction::Reverse && !self.knows(&key) {
             return self.forwarder.end(mbuf, DropReason::NoForwardFlow);
         }
-        self.forwarder.from_head(mbuf, found, key);
+        self.forwarder.from_head(mbuf, *found, key);
     }
 
     fn knows(&mut self, key: &FlowKey) -> bool {

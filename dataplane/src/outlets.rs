@@ -39,7 +39,6 @@ impl Outlets {
     }
 
     /// Passes a packet to a lcore; `lost` is told how many a full ring refused.
-    #[inline]
     pub fn push(&mut self, lcore: usize, mbuf: Mbuf, mut lost: impl FnMut(u64)) {
         if Some(lcore) == self.me {
             if self.local.len() == self.local.capacity() {
@@ -47,14 +46,21 @@ impl Outlets {
             }
             return self.local.push_back(mbuf);
         }
+        self.push_away(lcore, mbuf, lost);
+    }
+
+    /// The same for who knows that it is another lcore.
+    #[inline(always)]
+    pub fn push_away(&mut self, lcore: usize, mbuf: Mbuf, mut lost: impl FnMut(u64)) {
         let Some(outlet) = self.rings.get_mut(lcore) else { return lost(1) };
-        if outlet.waiting.is_full() {
+        if outlet.waiting.is_empty() {
+            self.filled |= 1 << lcore;
+        } else if outlet.waiting.is_full() {
             outlet.flush(&mut lost);
         }
         if outlet.waiting.push(mbuf).is_err() {
             lost(1);
         }
-        self.filled |= 1 << lcore;
     }
 
     /// The lcore that stays: whose index was given as `me`.
@@ -97,6 +103,7 @@ impl Outlets {
 }
 
 impl Outlet {
+    #[inline(never)]
     fn flush(&mut self, lost: &mut impl FnMut(u64)) {
         self.ring.enqueue_burst(&mut self.waiting);
         if !self.waiting.is_empty() {

@@ -27,6 +27,7 @@ use arrayvec::ArrayVec;
 use packet::Plain;
 
 pub(crate) use self::exit::Exits;
+pub(crate) use self::from_host::Origins;
 pub(crate) use self::leave::Leaving;
 pub(crate) use self::link::Links;
 use crate::io_lcore::IoLcore;
@@ -69,7 +70,7 @@ impl IoLcore {
 
 /// What was looked at of a burst: which of its packets are plain, and what they are.
 struct Looked<T> {
-    /// By the packet's place in the burst.
+    /// One bit for each packet, the first one's lowest.
     plain: u32,
     packets: ArrayVec<T, BURST>,
 }
@@ -77,20 +78,33 @@ struct Looked<T> {
 const _: () = assert!(BURST <= u32::BITS as usize);
 
 impl<T> Looked<T> {
+    /// Shows each packet of the burst to `look`, which finds out whether it is plain.
     #[inline(always)]
-    fn new() -> Self {
-        Self { plain: 0, packets: ArrayVec::new_const() }
+    fn at(burst: &BareBurst, mut look: impl FnMut(&BareMbuf) -> Option<T>) -> Self {
+        burst.iter().for_each(|mbuf| mbuf.prefetch());
+        let mut looked = Self { plain: 0, packets: ArrayVec::new_const() };
+        let mut bit = 1;
+        for mbuf in burst {
+            if let Some(packet) = look(mbuf) {
+                looked.packets.push(packet);
+                looked.plain |= bit;
+            }
+            bit = bit.rotate_left(1);
+        }
+        looked
     }
 
+    /// For each packet of the burst, its place among the plain ones if it is one.
     #[inline(always)]
-    fn push(&mut self, place: usize, packet: T) {
-        self.plain |= 1 << place;
-        self.packets.push(packet);
-    }
-
-    #[inline(always)]
-    fn is_plain(&self, place: usize) -> bool {
-        self.plain >> place & 1 != 0
+    fn places(&self) -> impl Iterator<Item = Option<usize>> + use<T> {
+        let (mut left, mut place) = (self.plain, 0);
+        std::iter::repeat_with(move || {
+            let is_plain = left & 1 != 0;
+            left >>= 1;
+            let this = place;
+            place += usize::from(is_plain);
+            is_plain.then_some(this)
+        })
     }
 }
 
@@ -100,13 +114,5 @@ fn trim(mbuf: &mut BareMbuf, plain: &Plain) {
     let padding = mbuf.len() - plain.frame_len(); // a plain packet ends within its frame
     if padding > 0 {
         let _ = mbuf.trim(padding);
-    }
-}
-
-/// Writes both Ethernet addresses.
-#[inline(always)]
-fn set_addresses(frame: &mut [u8], addresses: &[u8; 12]) {
-    if let Some(header) = frame.first_chunk_mut::<12>() {
-        *header = *addresses;
     }
 }

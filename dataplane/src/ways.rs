@@ -7,13 +7,13 @@
 //! Invariants: a way is used only for the very action, vport and topology that it was made for; another one in its place is
 //! made anew. Nothing is allocated after launch.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use packet::nsh::Service;
 use packet::{MacAddr, VportId};
 use shm::rules::{ExactAction, Next, TagAction};
 
-use crate::exact::ActionName;
+use crate::exact::NumberedAction;
 use crate::meta::{Meta, Task};
 use crate::topology::{Place, Topology};
 
@@ -26,7 +26,7 @@ pub struct Way {
     /// What becomes of them.
     pub to: To,
     /// Destination and source address of the frame inside, as an Ethernet header has them.
-    pub addresses: [u8; 12],
+    addresses: [u8; 12],
     /// The largest IP packet, bytes.
     pub path_mtu: u16,
     /// What the receiving lcore finds, but for what is the packet's own: the sender's DSCP.
@@ -43,18 +43,18 @@ pub enum To {
     /// They leave by an endpoint's link of this lcore.
     Link(VportId),
     /// They go to another host, by the tunnel of this lcore.
-    Tunnel(IpAddr),
+    Tunnel(Ipv4Addr),
 }
 
 /// The ways of a lcore's exact rules.
 pub struct Ways {
     /// By the action's number.
-    at_hand: Box<[Made]>,
+    at_hand: Box<[Made; AT_HAND]>,
 }
 
 #[derive(Clone, Copy)]
 struct Made {
-    action: ActionName,
+    action: NumberedAction,
     topology: u64,
     prior: VportId,
     way: Way,
@@ -63,8 +63,8 @@ struct Made {
 impl Ways {
     /// None yet.
     pub fn new() -> Self {
-        let nothing = Made { action: ActionName::default(), topology: 0, prior: VportId::TUNNEL, way: Way::NONE };
-        Self { at_hand: vec![nothing; AT_HAND].into() }
+        let nothing = Made { action: NumberedAction::default(), topology: 0, prior: VportId::TUNNEL, way: Way::NONE };
+        Self { at_hand: Box::new([nothing; AT_HAND]) }
     }
 
     /// The way of an action at the head of a subchain behind `prior`, on lcore `me` if that polls ports. `action` gives the
@@ -72,18 +72,33 @@ impl Ways {
     #[inline(always)]
     pub fn of<'a>(
         &mut self,
-        name: ActionName,
+        numbered: NumberedAction,
         prior: VportId,
         topology: &Topology,
         me: Option<usize>,
         action: impl FnOnce() -> Option<&'a ExactAction>,
     ) -> &Way {
-        let made = &mut self.at_hand[name.number as usize % AT_HAND];
-        if made.action != name || made.prior != prior || made.topology != topology.version() {
-            let way = action().map_or(Way::NONE, |action| Way::of_head(action, prior, topology, me));
-            *made = Made { action: name, topology: topology.version(), prior, way };
+        let made = &mut self.at_hand[numbered.number as usize % AT_HAND];
+        if made.action != numbered || made.prior != prior || made.topology != topology.version() {
+            made.renew(numbered, prior, topology, me, action());
         }
         &made.way
+    }
+}
+
+impl Made {
+    #[cold]
+    #[inline(never)]
+    fn renew(
+        &mut self,
+        numbered: NumberedAction,
+        prior: VportId,
+        topology: &Topology,
+        me: Option<usize>,
+        action: Option<&ExactAction>,
+    ) {
+        let way = action.map_or(Way::NONE, |action| Way::of_head(action, prior, topology, me));
+        *self = Self { action: numbered, topology: topology.version(), prior, way };
     }
 }
 
@@ -94,7 +109,16 @@ impl Default for Ways {
 }
 
 impl Way {
-    const NONE: Self = Self { to: To::LongWay, addresses: [0; 12], path_mtu: 0, meta: Meta::NEW };
+    /// Of what leads nowhere.
+    pub(crate) const NONE: Self = Self { to: To::LongWay, addresses: [0; 12], path_mtu: 0, meta: Meta::NEW };
+
+    /// Writes the frame's addresses.
+    #[inline(always)]
+    pub fn address(&self, frame: &mut [u8]) {
+        if let Some(header) = frame.first_chunk_mut::<12>() {
+            *header = self.addresses;
+        }
+    }
 
     /// The way of an exact rule.
     #[cold]
@@ -136,12 +160,59 @@ impl Way {
         let to = match task {
             _ if me != Some(lcore) => To::Lcore(lcore),
             Task::Egress(vport) => To::Link(vport),
-            Task::Encapsulate(vtep) => To::Tunnel(vtep),
+            Task::Encapsulate(IpAddr::V4(vtep)) => To::Tunnel(vtep),
             _ => To::LongWay,
         };
         let mut addresses = [0; 12];
         addresses[..6].copy_from_slice(&MacAddr::of_vport(named).0);
         addresses[6..].copy_from_slice(&MacAddr::of_vport(prior).0);
         Self { to, addresses, path_mtu, meta: Meta { task, hops: 1, ..meta } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packet::{Direction, PathId, Tag, Vni};
+    use shm::rules::Delivery;
+
+    use super::*;
+    use crate::report::tests::launch;
+
+    /// The NF of the launch document, on lcore 1, in network 1.
+    const NF: VportId = VportId(3);
+
+    fn action(path: u32) -> ExactAction {
+        ExactAction {
+            vni: Vni::new(1).unwrap(),
+            tag: Tag::new(7).unwrap(),
+            direction: Direction::Forward,
+            next: Next::Vport(NF),
+            delivery: Delivery::None,
+            path: PathId(path),
+            path_mtu: 1_400,
+        }
+    }
+
+    /// Breaks if packets follow what had the same number before, or what was there before a reconfiguration, or as somebody
+    /// else's.
+    #[test]
+    fn a_way_is_that_of_its_action_its_vport_and_its_topology_alone() {
+        let topology = Topology::new(&launch()).unwrap();
+        let number = |renumbered| NumberedAction { number: 5, renumbered };
+        let (one, two) = (action(1), action(2));
+        let mut ways = Ways::new();
+        let first = *ways.of(number(0), NF, &topology, Some(0), || Some(&one));
+        assert_eq!((first.to, first.path_mtu, first.meta.path), (To::Lcore(1), 1_400, PathId(1)));
+        assert_eq!((first.meta.task, first.meta.hops), (Task::Process(NF), 1));
+        let again = ways.of(number(0), NF, &topology, Some(0), || panic!("it is at hand"));
+        assert_eq!(again.meta.path, PathId(1));
+        let renumbered = ways.of(number(1), NF, &topology, Some(0), || Some(&two));
+        assert_eq!(renumbered.meta.path, PathId(2));
+        let other_tenants = ways.of(number(1), VportId::TUNNEL, &topology, Some(0), || Some(&two));
+        assert_eq!(other_tenants.to, To::LongWay, "the next element is not of the vport's network");
+        let mut without = launch();
+        without.lcores.truncate(1);
+        let without = Topology::new(&without).unwrap().with_version(1);
+        assert_eq!(ways.of(number(1), NF, &without, Some(0), || Some(&two)).to, To::LongWay);
     }
 }

@@ -110,6 +110,16 @@ impl Plain {
         })
     }
 
+    /// True if a frame that this was parsed from is still of the same flow.
+    #[inline(always)]
+    pub fn stands_in(&self, frame: &[u8]) -> bool {
+        let Some(head) = frame.first_chunk::<LEAST>() else { return false };
+        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let kind = (word(12) & 0xffff_ff00) ^ IPV4_WITHOUT_OPTIONS;
+        let addresses = u64::from(word(26)) << 32 | u64::from(word(30));
+        kind == 0 && head[23] == self.protocol && addresses == self.addresses && word(L4) == self.ports
+    }
+
     /// Bytes of the frame without padding.
     #[inline(always)]
     pub const fn frame_len(&self) -> usize {
@@ -225,6 +235,19 @@ mod tests {
     }
 
     proptest! {
+        /// Breaks if a change of identity is missed, or one is seen where there is none.
+        #[test]
+        fn a_flow_stands_until_a_word_of_it_changes(frame in crate::samples::frame(), at in 0_usize..42, value: u8) {
+            let Some(plain) = Plain::parse(&frame) else { return Ok(()) };
+            let mut changed = frame.clone();
+            changed[at] = value;
+            prop_assert!(plain.stands_in(&frame));
+            let rewritten = headers::rewritten(&changed, &plain.into()).is_some();
+            prop_assert!(!(rewritten && plain.stands_in(&changed)), "a rewritten flow stands");
+            let is_identity = matches!(at, 12..=14 | 23 | 26..38);
+            prop_assert_eq!(plain.stands_in(&changed), !is_identity || changed == frame);
+        }
+
         /// Breaks if something is called plain that the whole parser refuses or reads in another way.
         #[test]
         fn plain_is_what_the_parser_says(

@@ -19,24 +19,14 @@ pub struct Actions {
     latest: u32,
     index: HashTable<u32>,
     hasher: RandomState,
-    /// Actions that there were so far.
-    made: u64,
-}
-
-/// An action of one table, by a name that no other action of it has, nor had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ActionName {
-    /// Its number, which others may have had before.
-    pub number: u32,
-    /// How many actions there were before it.
-    pub stamp: u64,
+    /// How often a number was given to another action than before.
+    renumbered: u64,
 }
 
 #[derive(Debug)]
 struct Followed {
     action: ExactAction,
     flows: u32,
-    stamp: u64,
 }
 
 impl Actions {
@@ -49,13 +39,13 @@ impl Actions {
             latest: 0,
             index: HashTable::with_capacity(capacity * 2), // twice, so that removals never make it grow
             hasher: RandomState::new(),
-            made: 0,
+            renumbered: 0,
         }
     }
 
     /// The number of an action that one flow more follows.
     pub fn follow(&mut self, action: &ExactAction) -> u32 {
-        let Self { followed, free, latest, index, hasher, made } = self;
+        let Self { followed, free, latest, index, hasher, renumbered } = self;
         if let Some(known) = followed.get_mut(*latest as usize)
             && known.flows > 0
             && known.action == *action
@@ -69,9 +59,9 @@ impl Actions {
             *latest = number;
             return number;
         }
-        *made += 1;
-        let new = Followed { action: *action, flows: 1, stamp: *made };
+        let new = Followed { action: *action, flows: 1 };
         let number = if let Some(number) = free.pop() {
+            *renumbered += 1;
             followed[number as usize] = new;
             number
         } else {
@@ -102,10 +92,10 @@ impl Actions {
         &self.followed[number as usize].action
     }
 
-    /// What names the action of this number.
+    /// As long as this stays the same, numbers stand for the same actions.
     #[inline(always)]
-    pub fn name(&self, number: u32) -> ActionName {
-        ActionName { number, stamp: self.followed[number as usize].stamp }
+    pub fn renumbered(&self) -> u64 {
+        self.renumbered
     }
 
     /// How many there are.

@@ -11,7 +11,7 @@ use packet::FlowKey;
 use shm::rules::ExactAction;
 use zerocopy::FromZeros;
 
-use super::actions::{ActionName, Actions};
+use super::actions::Actions;
 use super::key::{KeyImage, V6Addresses};
 use crate::parking::ParkedFlow;
 
@@ -167,6 +167,12 @@ impl FlowEntry {
     #[inline]
     pub fn refresh(&mut self, side: Side, tcp_flags: u8, now_ns: u64) {
         self.last_ns = now_ns;
+        if tcp_flags & (RST | FIN | SYN) != 0 {
+            self.note_flags(side, tcp_flags);
+        }
+    }
+
+    fn note_flags(&mut self, side: Side, tcp_flags: u8) {
         if tcp_flags & RST != 0 {
             self.closed = CLOSED;
         } else if tcp_flags & FIN != 0 {
@@ -187,13 +193,14 @@ impl FlowEntry {
 pub struct FlowRef<'a> {
     pub(super) entry: &'a FlowEntry,
     pub(super) actions: &'a Actions,
-    pub(super) v6: &'a V6Addresses,
+    pub(super) v6: &'a [V6Addresses],
+    pub(super) position: usize,
 }
 
 impl FlowRef<'_> {
     /// Which flow.
     pub fn key(&self) -> FlowKey {
-        self.entry.image().key(self.v6)
+        self.entry.image().key(&self.v6[self.position])
     }
 
     /// Its rule, if it has one yet.
@@ -210,18 +217,28 @@ impl Deref for FlowRef<'_> {
     }
 }
 
+/// An action of a table by its number, and since when that stands for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NumberedAction {
+    /// Its number, which others may have had before.
+    pub number: u32,
+    /// How often numbers of the table were given away anew before.
+    pub renumbered: u64,
+}
+
 /// A flow, for changing.
 #[derive(Debug)]
 pub struct FlowMut<'a> {
     pub(super) entry: &'a mut FlowEntry,
     pub(super) actions: &'a mut Actions,
-    pub(super) v6: &'a V6Addresses,
+    pub(super) v6: &'a [V6Addresses],
+    pub(super) position: usize,
 }
 
 impl FlowMut<'_> {
     /// Which flow.
     pub fn key(&self) -> FlowKey {
-        self.entry.image().key(self.v6)
+        self.entry.image().key(&self.v6[self.position])
     }
 
     /// Its rule, if it has one yet.
@@ -236,10 +253,11 @@ impl FlowMut<'_> {
         self.entry.rule.action().map(|number| self.actions.of(number))
     }
 
-    /// Which of the table's actions its rule has, if it has one yet.
+    /// The number of its rule's action, if it has one yet, and what [`Actions::renumbered`] says now.
     #[inline(always)]
-    pub fn action_name(&self) -> Option<ActionName> {
-        self.entry.rule.action().map(|number| self.actions.name(number))
+    pub fn numbered_action(&self) -> Option<NumberedAction> {
+        let renumbered = self.actions.renumbered();
+        self.entry.rule.action().map(|number| NumberedAction { number, renumbered })
     }
 
     /// Gives it another state.

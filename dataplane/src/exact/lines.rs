@@ -312,7 +312,7 @@ impl Line {
     fn find(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mut equal = self.equal_tags(probe.tag);
         while equal != 0 {
-            let slot = (equal.trailing_zeros() / u16::BITS) as usize;
+            let slot = ((equal.trailing_zeros() / u16::BITS) as usize).min(SLOTS - 1); // as it is; so no index is checked
             if self.addresses[slot] == probe.addresses
                 && self.ports[slot] == probe.ports
                 && self.is_v6(slot) == probe.is_v6

@@ -3,7 +3,7 @@
 //!
 //! An exit stands as long as the neighbour that it leads to has its address and is not due for a question.
 
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 
 use packet::vxlan::{self, Outer, Template, V4_OVERHEAD};
 use packet::{Ecn, Plain, Vni, VportId, ethernet};
@@ -19,8 +19,8 @@ const AT_HAND: usize = 256;
 /// An exit: one VTEP, one network.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Exit {
-    vtep: IpAddr,
-    vni: Vni,
+    /// The VTEP above, the network below.
+    key: u64,
     neighbors: u64,
     until_ns: u64,
     /// The largest frame that fits the underlay, bytes.
@@ -31,38 +31,40 @@ pub(crate) struct Exit {
 }
 
 /// The exits of the lcore with the tunnel.
-pub(crate) struct Exits(Box<[Option<Exit>]>);
+pub(crate) struct Exits(Box<[Option<Exit>; AT_HAND]>);
 
 impl Exits {
     pub fn new() -> Self {
-        Self(vec![None; AT_HAND].into())
+        Self(Box::new([None; AT_HAND]))
     }
 
     /// The exit to a VTEP in a network; none where that takes more care.
     #[inline(always)]
     pub fn to(
         &mut self,
-        (vtep, vni): (IpAddr, Vni),
+        (vtep, vni): (Ipv4Addr, Vni),
         tunnel: &Option<TunnelPort>,
         ports: &[IoPort],
         neighbors: &Neighbors<Mbuf>,
         now_ns: u64,
     ) -> Option<&Exit> {
-        let IpAddr::V4(address) = vtep else { return None };
-        let exit = &mut self.0[(address.to_bits() ^ vni.value() << 4) as usize % AT_HAND];
-        let stands = exit.as_ref().is_some_and(|exit| {
-            exit.vtep == vtep && exit.vni == vni && exit.neighbors == neighbors.version() && now_ns < exit.until_ns
-        });
+        let key = u64::from(vtep.to_bits()) << 32 | u64::from(vni.value());
+        let exit = &mut self.0[(vtep.to_bits() ^ vni.value() << 4) as usize % AT_HAND];
+        let stands = exit
+            .as_ref()
+            .is_some_and(|exit| exit.key == key && exit.neighbors == neighbors.version() && now_ns < exit.until_ns);
         if !stands {
-            *exit = open((vtep, vni), tunnel, ports, neighbors, now_ns);
+            *exit = open(key, (vtep, vni), tunnel, ports, neighbors, now_ns);
         }
         exit.as_ref()
     }
 }
 
 #[cold]
+#[inline(never)]
 fn open(
-    (vtep, vni): (IpAddr, Vni),
+    key: u64,
+    (vtep, vni): (Ipv4Addr, Vni),
     tunnel: &Option<TunnelPort>,
     ports: &[IoPort],
     neighbors: &Neighbors<Mbuf>,
@@ -70,12 +72,12 @@ fn open(
 ) -> Option<Exit> {
     let tunnel = tunnel.as_ref().filter(|tunnel| tunnel.encapsulation == Encapsulation::Vxlan)?;
     let port = &ports[tunnel.port];
-    let Known { mac, until_ns } = neighbors.known((VportId::TUNNEL, tunnel.next_hop(vtep)), now_ns)?;
+    let Known { mac, until_ns } = neighbors.known((VportId::TUNNEL, tunnel.next_hop(vtep.into())), now_ns)?;
     let template = Template::new(&Outer {
         source_mac: port.mac,
         destination_mac: mac,
         source: tunnel.address,
-        destination: vtep,
+        destination: vtep.into(),
         source_port: 0,
         udp_port: tunnel.udp_port,
         vni,
@@ -83,7 +85,7 @@ fn open(
         ecn: Ecn::NotEct,
     })?;
     let largest = (usize::from(port.mtu) + ethernet::HEADER_LEN).saturating_sub(V4_OVERHEAD);
-    Some(Exit { vtep, vni, neighbors: neighbors.version(), until_ns, largest, port: tunnel.port, template })
+    Some(Exit { key, neighbors: neighbors.version(), until_ns, largest, port: tunnel.port, template })
 }
 
 impl Exit {

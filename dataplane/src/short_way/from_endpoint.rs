@@ -3,15 +3,12 @@
 use packet::{MacAddr, Plain, Vni, VportId};
 use shm::rules::Delivery;
 
-use super::{BURST, Leaving, Looked, set_addresses, trim};
-use crate::exact::{FlowHandle, KeyImage, Probe};
+use super::{Leaving, Looked, trim};
+use crate::exact::{FlowHandle, KeyImage};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
-use crate::meta::{BareBurst, BareMbuf, Meta};
+use crate::meta::{BareBurst, BareMbuf};
 use crate::ways::To;
-use arrayvec::ArrayVec;
-
-use super::leave::Leaver;
 
 /// Where packets come in.
 struct Door {
@@ -35,25 +32,18 @@ impl IoLcore {
     /// Untagged frames of the port `at`, where this endpoint is.
     pub(super) fn burst_from_endpoint(&mut self, at: usize, vport: VportId, vni: Vni, burst: &mut BareBurst) {
         let door = Door { vport, mac: self.ports[at].mac, mtu: self.ports[at].mtu };
-        burst.iter().for_each(|mbuf| mbuf.prefetch());
-        let mut looked = Looked::<Plain>::new();
-        let mut probes = ArrayVec::<Probe, BURST>::new();
-        for (place, mbuf) in burst.iter().enumerate() {
-            if let Some(plain) = door.look(mbuf) {
-                probes.push(self.forwarder.exact.probe(KeyImage::of_plain(&plain, vport, vni)));
-                looked.push(place, plain);
-            }
-        }
-        let mut found = [None; BURST];
-        self.forwarder.exact.find_probed(&probes, &mut found[..probes.len()]);
+        let exact = &self.forwarder.exact;
+        let looked = Looked::at(burst, |mbuf| {
+            let plain = door.look(mbuf)?;
+            Some((plain, exact.probe(KeyImage::of_plain(&plain, vport, vni))))
+        });
+        let found = exact.find_probed(&looked.packets, |(_, probe)| probe);
         let mut leaving = Leaving::new();
-        let mut flows = looked.packets.iter().zip(found);
         let (mut packets, mut bytes) = (0, 0);
-        for (place, mbuf) in burst.drain().enumerate() {
-            let flow = if looked.is_plain(place) { flows.next() } else { None };
-            let started = match flow {
-                Some((plain, Some(flow))) => self.start(&door, plain, flow, mbuf, &mut leaving),
-                _ => Err(mbuf),
+        for (mbuf, place) in burst.drain().zip(looked.places()) {
+            let started = match place.and_then(|place| Some((looked.packets.get(place)?, found.flow(place)?))) {
+                Some(((plain, _), flow)) => self.start(&door, plain, flow, mbuf, &mut leaving),
+                None => Err(mbuf),
             };
             match started {
                 Ok(length) => {
@@ -80,8 +70,8 @@ impl IoLcore {
         let Self { forwarder, ports, neighbors, links, exits, tunnel, .. } = self;
         let Forwarder { exact, ways, topology, outlets, account, now_ns, .. } = forwarder;
         let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
-        let Some(name) = entry.action_name() else { return Err(mbuf) };
-        let way = ways.of(name, door.vport, topology, outlets.me(), || entry.action());
+        let Some(numbered) = entry.numbered_action() else { return Err(mbuf) };
+        let way = ways.of(numbered, door.vport, topology, outlets.me(), || entry.action());
         if plain.ip_len > way.path_mtu {
             return Err(mbuf);
         }
@@ -93,32 +83,34 @@ impl IoLcore {
             To::Lcore(lcore) => {
                 meet();
                 trim(&mut mbuf, plain);
-                plain.forward(mbuf.data_mut(), 1, tag);
-                set_addresses(mbuf.data_mut(), &way.addresses);
-                let meta = Meta { dscp: plain.dscp(), ..way.meta };
+                let frame = mbuf.data_mut();
+                plain.forward(frame, 1, tag);
+                way.address(frame);
+                let mut mbuf = mbuf.with_meta(way.meta);
+                mbuf.meta_mut().dscp = plain.dscp();
                 let counters = &account.counters;
-                outlets.push(lcore, mbuf.with_meta(meta), |lost| {
-                    counters.drop_packets(packet::DropReason::RingFull, lost)
-                });
+                outlets.push_away(lcore, mbuf, |lost| counters.drop_packets(packet::DropReason::RingFull, lost));
             }
             To::Tunnel(vtep) => {
                 let exit = exits.to((vtep, way.meta.vni), tunnel, ports, neighbors, *now_ns);
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 meet();
                 trim(&mut mbuf, plain);
-                plain.forward(mbuf.data_mut(), 1, tag);
-                set_addresses(mbuf.data_mut(), &way.addresses);
+                let frame = mbuf.data_mut();
+                plain.forward(frame, 1, tag);
+                way.address(frame);
                 account.enter_uncaptured(VportId::TUNNEL, length);
                 exit.wrap(&mut mbuf, plain, plain.traffic_class);
                 ports[exit.port].send(mbuf, forwarder);
             }
             To::Link(vport) => {
                 let Some(link) = links.of(vport) else { return Err(mbuf) };
-                if way.meta.delivery != Delivery::None || !leaving.is_empty() {
+                if !matches!(way.meta.delivery, Delivery::None) || !leaving.is_empty() {
                     meet();
                     trim(&mut mbuf, plain);
-                    let meta = Meta { dscp: plain.dscp(), ..way.meta };
-                    leaving.push(Leaver { mbuf, plain: *plain, vport, hops: 1, meta });
+                    if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
+                        meta.dscp = plain.dscp();
+                    }
                     return Ok(length);
                 }
                 let hop = link.next_hop(plain.destination());

@@ -1,15 +1,181 @@
-//! The short way in by the tunnel.
+//! The short way in by the tunnel: VXLAN from other hosts, whose tag and destination address say which element is next.
 
-use super::Leaving;
+use std::net::{IpAddr, Ipv4Addr};
+
+use packet::vxlan::{self, V4_OVERHEAD, VXLAN_HEADER_LEN};
+use packet::{Ecn, MacAddr, Plain, Tag, Vni, VportId, protocol};
+use shm::launch::Encapsulation;
+
+use super::{Leaving, Looked, trim};
+use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
-use crate::meta::BareBurst;
+use crate::meta::{BareBurst, BareMbuf, Meta};
+use crate::topology::Topology;
+use crate::ways::To;
+
+/// Origins at hand; a power of two.
+const AT_HAND: usize = 256;
+/// Where the UDP checksum and the VXLAN header are in a frame on an IPv4 underlay.
+const UDP_CHECKSUM: usize = 40;
+const VXLAN: usize = V4_OVERHEAD - VXLAN_HEADER_LEN;
+/// Bytes of IPv4, UDP and VXLAN header in the outer packet.
+const OUTER_HEADERS: u16 = (V4_OVERHEAD - Plain::ETHERNET) as u16;
+
+/// Where the tunnel ends.
+struct Door {
+    mac: MacAddr,
+    address: Ipv4Addr,
+    udp_port: u16,
+}
+
+/// A plain packet in VXLAN that needs no more care.
+struct Inside {
+    plain: Plain,
+    segment: VportId,
+    vni: Vni,
+    tag: Tag,
+    /// The outer header's: the sender's own.
+    dscp: u8,
+}
+
+impl Inside {
+    /// Makes a way's metadata the packet's.
+    #[inline(always)]
+    fn own(&self, meta: &mut Meta) {
+        meta.vni = self.vni;
+        meta.tag = Some(self.tag);
+        meta.dscp = self.dscp;
+    }
+}
+
+impl Door {
+    /// What is in a frame, if it is plain outside and inside.
+    #[inline(always)]
+    fn look(&self, mbuf: &BareMbuf, origins: &mut Origins, topology: &Topology) -> Option<Inside> {
+        let frame = mbuf.data();
+        let outer = Plain::parse(frame)?;
+        let is_vxlan = outer.protocol == protocol::UDP && outer.ports as u16 == self.udp_port;
+        let is_ours = frame.starts_with(&self.mac.0) && outer.destination() == self.address && mbuf.is_single_segment();
+        let head = frame.first_chunk::<V4_OVERHEAD>()?;
+        let udp_len = u16::from_be_bytes([head[UDP_CHECKSUM - 2], head[UDP_CHECKSUM - 1]]);
+        let is_whole = outer.ip_len.checked_sub(20) == Some(udp_len) && outer.ip_len > OUTER_HEADERS;
+        if !(is_vxlan && is_ours && is_whole) || head[UDP_CHECKSUM..][..2] != [0, 0] {
+            return None;
+        }
+        let vni = vxlan::parse(&head[VXLAN..]).ok()?;
+        let inner = frame.get(V4_OVERHEAD..outer.frame_len())?;
+        let plain = Plain::parse(inner)?;
+        let segment = MacAddr(*inner.first_chunk::<6>()?).vport()?;
+        let tag = Tag::new(plain.dscp()).ok()?;
+        let ecn = Ecn::from_traffic_class(plain.traffic_class);
+        let stays = vxlan::ecn_at_decap(Ecn::from_traffic_class(outer.traffic_class), ecn) == Ok(ecn);
+        let source = Ipv4Addr::from_bits((outer.addresses >> 32) as u32);
+        let goes = stays && plain.ttl > 1 && origins.is_host(source, vni, topology);
+        goes.then_some(Inside { plain, segment, vni, tag, dscp: outer.dscp() })
+    }
+}
 
 impl IoLcore {
     /// Frames of the underlay's port `at`.
     pub(super) fn burst_from_host(&mut self, at: usize, burst: &mut BareBurst) {
+        let mac = self.ports[at].mac;
+        let door = self.tunnel.as_ref().and_then(|tunnel| match tunnel.address {
+            IpAddr::V4(address) if tunnel.encapsulation == Encapsulation::Vxlan => {
+                Some(Door { mac, address, udp_port: tunnel.udp_port })
+            }
+            _ => None,
+        });
+        let Some(door) = door else { return self.burst_the_long_way(at, burst) };
+        let (origins, topology) = (&mut self.origins, &self.forwarder.topology);
+        let looked = Looked::at(burst, |mbuf| door.look(mbuf, origins, topology));
         let mut leaving = Leaving::new();
-        for mbuf in burst.drain() {
-            self.take_long_way(at, mbuf, &mut leaving);
+        let (mut packets, mut bytes) = (0, 0);
+        for (mbuf, place) in burst.drain().zip(looked.places()) {
+            let entered = match place.and_then(|place| looked.packets.get(place)) {
+                Some(inside) => self.enter(inside, mbuf, &mut leaving),
+                None => Err(mbuf),
+            };
+            match entered {
+                Ok(length) => {
+                    packets += 1;
+                    bytes += length as u64;
+                }
+                Err(mbuf) => self.take_long_way(at, mbuf, &mut leaving),
+            }
         }
+        self.leave(&mut leaving);
+        self.forwarder.account.leave_uncaptured(VportId::TUNNEL, packets, bytes);
+    }
+
+    /// A packet meets its tag rule; returns its length. One that needs more care is given back as it came.
+    #[inline(always)]
+    fn enter(&mut self, inside: &Inside, mut mbuf: BareMbuf, leaving: &mut Leaving) -> Result<usize, BareMbuf> {
+        let Forwarder { tags, topology, outlets, account, .. } = &mut self.forwarder;
+        let &Inside { ref plain, segment, vni, tag, .. } = inside;
+        let Some(rule) = tags.meet(VportId::TUNNEL, segment, vni, tag) else { return Err(mbuf) };
+        let counter = rule.action().counter;
+        let way = rule.way(topology, outlets.me());
+        let length = plain.frame_len();
+        match way.to {
+            To::Lcore(lcore) => {
+                if !mbuf.adj(V4_OVERHEAD) {
+                    return Err(mbuf);
+                }
+                trim(&mut mbuf, plain);
+                let frame = mbuf.data_mut();
+                plain.forward(frame, 1, tag.dscp());
+                way.address(frame);
+                account.count_rule_later(counter, length);
+                let mut mbuf = mbuf.with_meta(way.meta);
+                inside.own(mbuf.meta_mut());
+                let counters = &account.counters;
+                outlets.push_away(lcore, mbuf, |lost| {
+                    counters.drop_packets(packet::DropReason::RingFull, lost);
+                });
+            }
+            To::Link(vport) => {
+                if self.links.of(vport).is_none() || !mbuf.adj(V4_OVERHEAD) {
+                    return Err(mbuf);
+                }
+                trim(&mut mbuf, plain);
+                account.count_rule_later(counter, length);
+                if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
+                    inside.own(meta);
+                }
+            }
+            To::LongWay | To::Tunnel(_) => return Err(mbuf),
+        }
+        Ok(length)
+    }
+}
+
+/// Whose VXLAN was looked at lately: which sources are hosts of ours with a network that may come in.
+pub(crate) struct Origins(Box<[Origin; AT_HAND]>);
+
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    source: Ipv4Addr,
+    vni: Vni,
+    topology: Option<u64>,
+    is_host: bool,
+}
+
+impl Origins {
+    pub fn new() -> Self {
+        let nobody = Origin { source: Ipv4Addr::UNSPECIFIED, vni: Vni::ZERO, topology: None, is_host: false };
+        Self(Box::new([nobody; AT_HAND]))
+    }
+
+    #[inline(always)]
+    fn is_host(&mut self, source: Ipv4Addr, vni: Vni, topology: &Topology) -> bool {
+        let origin = &mut self.0[(source.to_bits() ^ vni.value() << 4) as usize % AT_HAND];
+        let version = Some(topology.version());
+        if origin.source != source || origin.vni != vni || origin.topology != version {
+            let vtep = IpAddr::V4(source);
+            let is_endpoints = topology.endpoint_behind(vtep, vni).is_some();
+            let is_host = topology.has_peer(vtep) && topology.has_network(vni) && !is_endpoints;
+            *origin = Origin { source, vni, topology: version, is_host };
+        }
+        origin.is_host
     }
 }

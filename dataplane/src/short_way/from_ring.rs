@@ -1,17 +1,21 @@
 //! The short way out of the ring: what NFs have let pass and other lcores hand over to be sent.
 
+use std::net::IpAddr;
+
 use packet::{Plain, VportId};
 
+use shm::rules::Delivery;
+
 use super::Leaving;
-use super::leave::Leaver;
 use crate::io_lcore::IoLcore;
-use crate::meta::{Burst, Mbuf, Task};
+use crate::meta::{Burst, Mbuf, Meta, Task};
 
 impl IoLcore {
     /// A burst that other lcores handed over.
     pub(crate) fn burst_from_ring(&mut self, burst: &mut Burst) {
         let mut leaving = Leaving::new();
         let is_capturing = self.forwarder.account.is_capturing();
+        burst.iter().for_each(|mbuf| mbuf.prefetch());
         for mbuf in burst.drain() {
             let passed = if is_capturing { Err(mbuf) } else { self.pass_on(mbuf, &mut leaving) };
             if let Err(mbuf) = passed {
@@ -27,20 +31,28 @@ impl IoLcore {
     #[inline(always)]
     fn pass_on(&mut self, mbuf: Mbuf, leaving: &mut Leaving) -> Result<(), Mbuf> {
         let Some(plain) = Plain::parse_trusted(mbuf.data()) else { return Err(mbuf) };
-        let meta = *mbuf.meta();
-        match meta.task {
+        match mbuf.meta().task {
             Task::Egress(vport) if self.links.of(vport).is_some() => {
-                leaving.push(Leaver { mbuf: mbuf.without_meta(), plain, vport, hops: 0, meta });
+                let meta = *mbuf.meta();
+                let mut mbuf = mbuf.without_meta();
+                if matches!(meta.delivery, Delivery::None) && leaving.is_empty() {
+                    match self.leave_at_once(mbuf, &plain, vport, 0, meta.dscp) {
+                        Ok(()) => return Ok(()),
+                        Err(back) => mbuf = back,
+                    }
+                }
+                leaving.push(mbuf, &plain, vport, 0, &meta);
                 Ok(())
             }
-            Task::Encapsulate(vtep) => {
+            Task::Encapsulate(IpAddr::V4(vtep)) => {
                 let Self { forwarder, ports, neighbors, exits, tunnel, .. } = self;
-                let exit = exits.to((vtep, meta.vni), tunnel, ports, neighbors, forwarder.now_ns);
+                let Meta { vni, dscp, .. } = *mbuf.meta();
+                let exit = exits.to((vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
                 let length = mbuf.len();
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();
                 forwarder.account.enter_uncaptured(VportId::TUNNEL, length);
-                exit.wrap(&mut mbuf, &plain, meta.dscp << 2 | plain.traffic_class & 0b11);
+                exit.wrap(&mut mbuf, &plain, dscp << 2 | plain.traffic_class & 0b11);
                 ports[exit.port].send(mbuf, forwarder);
                 Ok(())
             }

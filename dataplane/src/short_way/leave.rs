@@ -1,73 +1,113 @@
 //! The short way out by an endpoint's link: the end of a subchain, where the rule of the flow's answers is kept alive.
 
 use arrayvec::ArrayVec;
-use packet::{MacAddr, Plain, VportId};
+use packet::{MacAddr, Plain, Vni, VportId};
 use shm::rules::Delivery;
 
+use super::BURST;
 use super::link::Link;
-use super::{BURST, set_addresses};
 use crate::exact::{FlowHandle, KeyImage, Probe, Side};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::{IoLcore, IoPort};
-use crate::meta::{BareMbuf, Meta};
+use crate::meta::{BareBurst, BareMbuf, Meta};
 
-/// A packet on its way out by an endpoint's link.
-pub(crate) struct Leaver {
-    pub mbuf: BareMbuf,
-    pub plain: Plain,
-    /// The endpoint, whose link the lcore has.
-    pub vport: VportId,
-    /// What is still to be taken off the TTL.
-    pub hops: u8,
-    pub meta: Meta,
+/// The packets of one burst that are on their way out by endpoints' links, in order.
+pub(crate) struct Leaving {
+    mbufs: BareBurst,
+    notes: ArrayVec<Note, BURST>,
 }
 
-/// Those of one burst, in order.
-pub(crate) type Leaving = ArrayVec<Leaver, BURST>;
+/// What is known of one of them.
+struct Note {
+    plain: Plain,
+    /// The endpoint, whose link the lcore has.
+    vport: VportId,
+    /// What is still to be taken off the TTL.
+    hops: u8,
+    meta: Meta,
+}
+
+impl Leaving {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self { mbufs: BareBurst::new(), notes: ArrayVec::new_const() }
+    }
+
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
+    /// Adds a packet; there is room, since a burst is no larger. Returns its metadata, to be made its own.
+    #[inline(always)]
+    pub fn push(&mut self, mbuf: BareMbuf, plain: &Plain, vport: VportId, hops: u8, meta: &Meta) -> Option<&mut Meta> {
+        let _ = self.mbufs.push(mbuf);
+        self.notes.push(Note { plain: *plain, vport, hops, meta: *meta });
+        self.notes.last_mut().map(|note| &mut note.meta)
+    }
+}
 
 impl IoLcore {
     /// Lets all leave.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn leave(&mut self, leaving: &mut Leaving) {
         if !leaving.is_empty() {
             self.leave_some(leaving);
         }
     }
 
+    /// Sends a packet at whose end nothing is kept, if nobody is to leave before it; one that needs more is given back.
+    #[inline(always)]
+    pub(super) fn leave_at_once(
+        &mut self,
+        mut mbuf: BareMbuf,
+        plain: &Plain,
+        vport: VportId,
+        hops: u8,
+        dscp: u8,
+    ) -> Result<(), BareMbuf> {
+        let Self { forwarder, ports, neighbors, links, .. } = self;
+        let Some(link) = links.of(vport) else { return Err(mbuf) };
+        let hop = link.next_hop(plain.destination());
+        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
+        plain.forward(mbuf.data_mut(), hops, dscp);
+        forwarder.account.enter_uncaptured(vport, mbuf.len());
+        link.send(mbuf, mac, ports, forwarder);
+        Ok(())
+    }
+
     fn leave_some(&mut self, leaving: &mut Leaving) {
         let mut probes = ArrayVec::<Probe, BURST>::new();
-        for Leaver { plain, vport, .. } in leaving.iter() {
-            let vni = self.links.of(*vport).map_or(packet::Vni::ZERO, |link| link.vni);
+        for Note { plain, vport, .. } in &leaving.notes {
+            let vni = self.links.of(*vport).map_or(Vni::ZERO, |link| link.vni);
             probes.push(self.forwarder.exact.probe(KeyImage::of_answers(plain, *vport, vni)));
         }
-        let mut found = [None; BURST];
-        self.forwarder.exact.find_probed(&probes, &mut found[..probes.len()]);
+        let found = self.forwarder.exact.find_probed(&probes, |probe| probe);
         let mut audited = 0;
-        for (leaver, answers) in leaving.drain(..).zip(found) {
-            match self.leave_kept(leaver, answers) {
+        for ((at, mbuf), note) in leaving.mbufs.drain().enumerate().zip(&leaving.notes) {
+            match self.leave_kept(mbuf, note, found.flow(at)) {
                 Ok(was_audited) => audited += u64::from(was_audited),
-                Err(leaver) => self.leave_the_long_way(leaver),
+                Err(mbuf) => self.leave_the_long_way(mbuf, note),
             }
         }
+        leaving.notes.clear();
         self.forwarder.account.counters.audited_packets.add(audited);
     }
 
     /// Keeps the answers' rule and sends the packet; true if the rule was one to compare its path with. One that needs more care
     /// is given back as it came.
     #[inline(always)]
-    fn leave_kept(&mut self, leaver: Leaver, answers: Option<FlowHandle>) -> Result<bool, Leaver> {
+    fn leave_kept(&mut self, mut mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
         let Self { forwarder, ports, neighbors, links, .. } = self;
-        let Leaver { plain, vport, hops, ref meta, .. } = leaver;
-        let Some(link) = links.of(vport) else { return Err(leaver) };
+        let &Note { ref plain, vport, hops, ref meta } = note;
+        let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
-        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(leaver) };
-        let is_end = meta.delivery != Delivery::None;
-        if is_end && !forwarder.keep_answers(answers, meta, &plain) {
-            return Err(leaver);
+        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
+        let is_end = !matches!(meta.delivery, Delivery::None);
+        if is_end && !forwarder.keep_answers(answers, meta, plain.tcp_flags) {
+            return Err(mbuf);
         }
-        let dscp = meta.dscp;
-        let mut mbuf = leaver.mbuf;
-        plain.forward(mbuf.data_mut(), hops, dscp);
+        plain.forward(mbuf.data_mut(), hops, meta.dscp);
         forwarder.account.enter_uncaptured(vport, mbuf.len());
         link.send(mbuf, mac, ports, forwarder);
         Ok(is_end)
@@ -75,10 +115,10 @@ impl IoLcore {
 
     #[cold]
     #[inline(never)]
-    fn leave_the_long_way(&mut self, leaver: Leaver) {
-        let Leaver { mut mbuf, plain, vport, hops, meta } = leaver;
-        plain.forward(mbuf.data_mut(), hops, plain.dscp());
-        self.to_endpoint(vport, mbuf.with_meta(meta));
+    fn leave_the_long_way(&mut self, mut mbuf: BareMbuf, note: &Note) {
+        let Note { plain, vport, hops, meta } = note;
+        plain.forward(mbuf.data_mut(), *hops, plain.dscp());
+        self.to_endpoint(*vport, mbuf.with_meta(*meta));
     }
 }
 
@@ -86,7 +126,7 @@ impl Forwarder {
     /// Keeps the rule alive that the answers of a delivered packet will meet, if it is there and as it should be; false, and
     /// nothing is done, if that takes more ([`Forwarder::keep_opposite`]).
     #[inline(always)]
-    fn keep_answers(&mut self, answers: Option<FlowHandle>, meta: &Meta, plain: &Plain) -> bool {
+    pub(crate) fn keep_answers(&mut self, answers: Option<FlowHandle>, meta: &Meta, tcp_flags: u8) -> bool {
         let Some(flow) = answers.filter(|&flow| !self.exact.is_over(flow, self.now_ns)) else { return false };
         let Some(mut entry) = self.exact.get_mut(flow) else { return false };
         let Some(action) = entry.action().filter(|action| action.path == meta.path) else { return false };
@@ -96,7 +136,7 @@ impl Forwarder {
         {
             return false;
         }
-        entry.refresh(Side::Opposite, plain.tcp_flags, self.now_ns);
+        entry.refresh(Side::Opposite, tcp_flags, self.now_ns);
         true
     }
 }
@@ -104,11 +144,12 @@ impl Forwarder {
 impl Link {
     /// Sends a packet to a neighbour on the link.
     #[inline(always)]
-    pub fn send(&self, mut mbuf: BareMbuf, to: MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
-        let mut addresses = [0; 12];
-        addresses[..6].copy_from_slice(&to.0);
-        addresses[6..].copy_from_slice(&self.mac.0);
-        set_addresses(mbuf.data_mut(), &addresses);
+    pub fn send(&self, mut mbuf: BareMbuf, to: &MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
+        if let Some((destination, rest)) = mbuf.data_mut().split_first_chunk_mut::<6>()
+            && let Some(source) = rest.first_chunk_mut::<6>()
+        {
+            (*destination, *source) = (to.0, self.mac.0);
+        }
         ports[self.port].send(mbuf, forwarder);
     }
 }

@@ -216,9 +216,10 @@ impl Lines {
             LinkHost { link, .. } | LinkLoop { link, .. } | LinkCapacity { link, .. } | LinkUsed { link, .. } => {
                 at(&self.links, *link)
             }
-            ExistingPlace { existing, .. } | ExistingMoves { existing, .. } | ExistingUsed { existing, .. } => {
-                at(&self.existing, *existing)
-            }
+            ExistingPlace { existing, .. }
+            | ExistingCannotRun { existing, .. }
+            | ExistingMoves { existing, .. }
+            | ExistingUsed { existing, .. } => at(&self.existing, *existing),
             TooLarge { what, .. } if what.starts_with("the links") => at(&self.links, 0),
             TooLarge { what, .. } if what.starts_with("the kinds") => self.kinds.values().min().copied(),
             TooLarge { .. } => at(&self.flows, 0),

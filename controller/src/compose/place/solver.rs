@@ -95,7 +95,9 @@ pub(super) fn why_not(
         Outcome::Infeasible(why) => Some(match why {
             Forbidden::Unreachable { .. } => "no host can be reached from all of its ends",
             Forbidden::FlowTooLarge { .. } | Forbidden::Cores { .. } => "the free cores of all hosts are too few",
-            Forbidden::Links { .. } => "even without functions the underlay's links are too small",
+            Forbidden::Links { .. } | Forbidden::HostLinks { .. } => {
+                "even without functions the underlay's links are too small"
+            }
             Forbidden::Delay { .. } => "even without functions its ends are too far apart",
             Forbidden::Together => "no choice of hosts would do, by cores and links together",
         }),
