@@ -56,7 +56,7 @@ const CASES: [Case; 7] = [
     (
         "links too narrow",
         |parts| parts.links.iter_mut().for_each(|link| link.capacity = 1),
-        |why| matches!(why, Forbidden::Links { .. }),
+        |why| matches!(why, Forbidden::Links { .. } | Forbidden::HostLinks { .. }),
     ),
     (
         "a delay too short",
