@@ -4,7 +4,7 @@
 //! dead controller left half sent is forgotten. Nothing that arrives is trusted: a message that can't be read, or a batch
 //! that would not fit, refuses the whole batch and says so.
 //!
-//! A burst of updates costs one look at the ring and its flows' cache misses at the same time ([`fetched`]); of the commits of one
+//! A burst of updates costs one look at the ring and its flows' cache misses at the same time (`fetched`); of the commits of one
 //! poll the last one is told, and what is said changes hands when it is some, or at the end of the poll.
 
 mod fetched;

@@ -253,7 +253,7 @@ impl FlowMut<'_> {
         self.entry.rule.action().map(|number| self.actions.of(number))
     }
 
-    /// The number of its rule's action, if it has one yet, and what [`Actions::renumbered`] says now.
+    /// The number of its rule's action, if it has one yet, and what `Actions::renumbered` says now.
     #[inline(always)]
     pub fn numbered_action(&self) -> Option<NumberedAction> {
         let renumbered = self.actions.renumbered();
