@@ -8,7 +8,7 @@
 //!                                 controller
 //! ```
 //!
-//! Where CPUs are few, one thread is the harness and polls the lcores in turn, and the flow thread has the other CPU ([`by_hand`]).
+//! Where CPUs are few, one thread is the harness and polls the lcores in turn, and the flow thread has the other CPU (`by_hand`).
 //!
 //! Each flow has a source address and port of its own, so every first packet misses. The harness also plays the server's
 //! host: it answers the forwarder's ARP requests. Times are read from the CPU's time stamp counter.

@@ -1,6 +1,6 @@
 //! The stages of a flow's set-up, one after the other on one thread, for an instruction counter to look at; and what rules cost.
 //!
-//! As for the stages of a packet's path ([`crate::speed::stages`]) each function in [`counted`] is one stage, and nothing else
+//! As for the stages of a packet's path ([`crate::speed::stages`]) each function in `counted` is one stage, and nothing else
 //! of the run shall be counted. Everything comes in bursts of 32.
 //!
 //! | stage | what is in it, for each flow or rule |
