@@ -9,12 +9,14 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
 
 VSWITCHD = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+RUNTIME_DIRECTORIES = pathlib.Path("/run/dpdk")
 PATIENCE_S = 60
 DSCP = 1
 PEER_MAC = "02:00:00:00:00:02"
@@ -35,6 +37,15 @@ def run(*words, stdin=None, env=None, timeout=PATIENCE_S):
     if done.returncode != 0:
         raise Failed(f"{command}: {(done.stderr or done.stdout).strip()[-800:]}")
     return done.stdout
+
+
+@contextlib.contextmanager
+def runtime_directory(prefix):
+    """DPDK makes a folder of this name for each process, and leaves it there when that ends."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(RUNTIME_DIRECTORIES / prefix, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -78,9 +89,13 @@ class Setting:
         """What a forwarder needs: net_pcap keeps each packet in an mbuf, and they are 2,560 bytes with everything around them."""
         return max(1_024, flows * 2_560 // (1 << 20) + 256)
 
+    @staticmethod
+    def prefix(name):
+        return f"towpath-peer-{name}-{os.getpid()}"
+
     def eal(self, name):
         memory = ["--in-memory"] if self.hugepages else ["--no-huge"]
-        return ["--no-pci", *memory, "--no-telemetry", f"--file-prefix=towpath-peer-{name}-{os.getpid()}"]
+        return ["--no-pci", *memory, "--no-telemetry", f"--file-prefix={self.prefix(name)}"]
 
 
 class Towpath:
@@ -128,7 +143,10 @@ class Testpmd:
         words += ["--mbuf-size=2176", "--burst=32"]
         log = setting.directory / "testpmd.log"
         log.unlink(missing_ok=True)
-        with child(*words, log=log, stdin=subprocess.PIPE) as process:
+        with (
+            runtime_directory(setting.prefix("testpmd")),
+            child(*words, log=log, stdin=subprocess.PIPE) as process,
+        ):
             say = lambda line: (process.stdin.write(line.encode() + b"\n"), process.stdin.flush())
             wait_for(lambda: "testpmd>" in log.read_text(errors="replace"), process, log)
             say("start")
@@ -196,7 +214,7 @@ class OpenVswitch:
         try:
             run("ip", "-n", self.namespace, "link", "set", "lo", "up")
             run("ovsdb-tool", "create", self.directory / "conf.db", SCHEMA)
-            with self.database(), self.switch(dpdk_mib):
+            with self.database(), runtime_directory(self.setting.prefix("ovs")), self.switch(dpdk_mib):
                 yield
         finally:
             run("ip", "netns", "del", self.namespace)
