@@ -402,7 +402,8 @@ impl Forwarder {
         }
     }
 
-    /// Looks at some flows for idle ones: at about all of them within a second, at a few in one poll, so that none takes long.
+    /// Looks at some flows for idle ones: at as many places in a second as there are flows, and at a few in one poll, so that none
+    /// takes long. Where there were more flows before, a round takes longer by as much.
     pub fn sweep(&mut self) {
         let passed_ns = self.now_ns.saturating_sub(self.swept_ns).min(SWEEP_MAX_NS);
         if passed_ns < SWEEP_EVERY_NS {
