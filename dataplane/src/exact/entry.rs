@@ -60,7 +60,6 @@ pub struct FlowEntry {
     pub announced: bool,
     /// Which sides have closed: [`Side`] bits.
     closed: u8,
-    is_v6: bool,
     rest: u16,
     rule: Rule,
     addresses: u64,
@@ -104,7 +103,7 @@ impl Rule {
 impl FlowEntry {
     /// A new flow. `born` is the table's count of flows so far.
     pub(super) fn new(image: KeyImage, state: &FlowState, actions: &mut Actions, now_ns: u64, born: u64) -> Self {
-        let KeyImage { addresses, ports, rest, is_v6 } = image;
+        let KeyImage { addresses, ports, rest } = image;
         Self {
             last_ns: now_ns,
             packets: 0,
@@ -113,7 +112,6 @@ impl FlowEntry {
             learned: false,
             announced: false,
             closed: 0,
-            is_v6,
             rest,
             rule: Rule::of(state, actions),
             addresses,
@@ -141,7 +139,7 @@ impl FlowEntry {
 
     /// Its key in short.
     pub(super) fn image(&self) -> KeyImage {
-        KeyImage { addresses: self.addresses, ports: self.ports, rest: self.rest, is_v6: self.is_v6 }
+        KeyImage { addresses: self.addresses, ports: self.ports, rest: self.rest }
     }
 
     /// The controller is being asked.

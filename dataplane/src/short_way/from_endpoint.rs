@@ -1,10 +1,10 @@
 //! The short way in by an endpoint's link: flows that have their exact rules.
 
-use packet::{MacAddr, Plain, Vni, VportId};
+use packet::{Plain, Vni, VportId};
 use shm::rules::Delivery;
 
-use super::{Leaving, Looked, trim};
-use crate::exact::{FlowHandle, KeyImage};
+use super::{Address, Leaving, look_at, trim};
+use crate::exact::{FlowHandle, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf};
@@ -13,7 +13,7 @@ use crate::ways::To;
 /// Where packets come in.
 struct Door {
     vport: VportId,
-    mac: MacAddr,
+    mac: Address,
     mtu: u16,
 }
 
@@ -23,7 +23,7 @@ impl Door {
     fn look(&self, mbuf: &BareMbuf) -> Option<Plain> {
         let frame = mbuf.data();
         let plain = Plain::parse(frame)?;
-        let is_ours = frame.starts_with(&self.mac.0) && mbuf.is_single_segment();
+        let is_ours = self.mac.is_destination_of(frame) && mbuf.is_single_segment();
         (is_ours && plain.ip_len <= self.mtu && plain.ttl > 1).then_some(plain)
     }
 }
@@ -31,18 +31,19 @@ impl Door {
 impl IoLcore {
     /// Untagged frames of the port `at`, where this endpoint is.
     pub(super) fn burst_from_endpoint(&mut self, at: usize, vport: VportId, vni: Vni, burst: &mut BareBurst) {
-        let door = Door { vport, mac: self.ports[at].mac, mtu: self.ports[at].mtu };
+        let door = Door { vport, mac: Address::new(self.ports[at].mac), mtu: self.ports[at].mtu };
         let exact = &self.forwarder.exact;
-        let looked = Looked::at(burst, |mbuf| {
+        let mut looked = look_at(burst, (Plain::NOTHING, Probe::NOTHING), |mbuf| {
             let plain = door.look(mbuf)?;
             Some((plain, exact.probe(KeyImage::of_plain(&plain, vport, vni))))
         });
-        let found = exact.find_probed(&looked.packets, |(_, probe)| probe);
+        let there = looked.get_mut(..burst.len()).unwrap_or_default(); // a burst is no longer
+        let found = exact.find_probed(there, |(_, probe)| probe);
         let mut leaving = Leaving::new();
         let (mut packets, mut bytes) = (0, 0);
-        for (mbuf, place) in burst.drain().zip(looked.places()) {
-            let started = match place.and_then(|place| Some((looked.packets.get(place)?, found.flow(place)?))) {
-                Some(((plain, _), flow)) => self.start(&door, plain, flow, mbuf, &mut leaving),
+        for (mbuf, (plain, probe)) in burst.drain().zip(&looked) {
+            let started = match found.flow(probe) {
+                Some(flow) => self.start(&door, plain, flow, mbuf, &mut leaving),
                 None => Err(mbuf),
             };
             match started {
@@ -76,7 +77,6 @@ impl IoLcore {
             return Err(mbuf);
         }
         let length = plain.frame_len();
-        let tag = way.meta.tag.map_or(0, |tag| tag.dscp());
         let mut meet = || entry.meet(u64::from(plain.ip_len), plain.tcp_flags, *now_ns);
         match way.to {
             To::LongWay => return Err(mbuf),
@@ -84,20 +84,20 @@ impl IoLcore {
                 meet();
                 trim(&mut mbuf, plain);
                 let frame = mbuf.data_mut();
-                plain.forward(frame, 1, tag);
+                plain.forward(frame, 1, way.tag);
                 way.address(frame);
                 let mut mbuf = mbuf.with_meta(way.meta);
                 mbuf.meta_mut().dscp = plain.dscp();
                 let counters = &account.counters;
                 outlets.push_away(lcore, mbuf, |lost| counters.drop_packets(packet::DropReason::RingFull, lost));
             }
-            To::Tunnel(vtep) => {
-                let exit = exits.to((vtep, way.meta.vni), tunnel, ports, neighbors, *now_ns);
+            To::Tunnel(exit) => {
+                let exit = exits.open(exit, tunnel, ports, neighbors, *now_ns);
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 meet();
                 trim(&mut mbuf, plain);
                 let frame = mbuf.data_mut();
-                plain.forward(frame, 1, tag);
+                plain.forward(frame, 1, way.tag);
                 way.address(frame);
                 account.enter_uncaptured(VportId::TUNNEL, length);
                 exit.wrap(&mut mbuf, plain, plain.traffic_class);
