@@ -11,7 +11,7 @@
 //! The capacity is fixed at launch, so there is never a pause to grow, and any set of keys fits up to it. Memory: 132 bytes
 //! per flow for IPv4 (64 of entry, 64 of index, 4 in the list of free entries), 164 for IPv6 (32 more of addresses). Entries
 //! are taken from the front and used again, so the memory in use follows the most flows that there ever were; the index is
-//! used all over from the first flows on. Pages are huge where the kernel has them ([`dpdk::HugeArray`]).
+//! used all over from the first flows on, and is there from the launch. Pages are huge where the kernel has them ([`dpdk::HugeArray`]).
 //!
 //! Invariants: an entry is in the index exactly while it is not vacant. A handle says when it was made, as a count of flows so
 //! far; an entry whose flow came later is not the one that was meant.

@@ -110,7 +110,9 @@ impl Lines {
     }
 
     pub(super) fn with_seed(flows: usize, seed: Seed) -> Self {
-        Self { lines: HugeArray::new(flows.max(2)), stash: Vec::with_capacity(flows), seed }
+        let mut lines = HugeArray::new(flows.max(2));
+        lines.populate(); // keys are all over it from the first ones on
+        Self { lines, stash: Vec::with_capacity(flows), seed }
     }
 
     /// Bytes of its lines.
