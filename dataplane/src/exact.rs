@@ -182,6 +182,19 @@ impl ExactTable {
         found
     }
 
+    /// The flow of an IPv4 key that was probed and not found with its burst, if it has come since.
+    pub fn find_since(&self, found: &Found, probe: &Probe) -> Option<FlowHandle> {
+        if found.flows == self.flows {
+            return None;
+        }
+        let position = match self.lines.at_home(probe, |_| true) {
+            AtHome::Found(position) => Some(position),
+            AtHome::Absent => None,
+            AtHome::Elsewhere => self.lines.elsewhere(probe, |_| true),
+        };
+        position.map(|position| self.handle(position))
+    }
+
     /// Up to a burst. All is IPv4 here, as long as it is: there is a way for both, but it costs both of them.
     #[inline(always)]
     fn find_some<const ENTRIES: bool>(&self, keys: &[FlowKey], found: &mut [Option<FlowHandle>]) {

@@ -24,6 +24,7 @@ use shm::rules::{Delivery, Event, ExactAction, Next, ReverseHead, TagAction, Tag
 use crate::account::{Account, OnceASecond};
 use crate::exact::{ExactTable, FlowHandle, FlowState, Side};
 use crate::meta::{Burst, Mbuf, Mempool, Meta, Task};
+use crate::misses::MissBudget;
 use crate::outlets::{Outlets, RingConsumer};
 use crate::parking::Parking;
 use crate::tag::TagTable;
@@ -47,6 +48,8 @@ const SWEEP_MIN: u64 = 65_536;
 const LATE: usize = 256;
 /// ICMP errors that may be sent at once; one more may be sent each millisecond (RFC 4443 section 2.4 (f)).
 const ICMP_BURST: u32 = 64;
+/// Room for deadlines, at least.
+const DEADLINES_MIN: usize = 1_024;
 const FRAGMENT_DATAGRAMS: usize = 4_096;
 const FRAGMENT_TIMEOUT_NS: u64 = 2_000_000_000;
 
@@ -60,6 +63,8 @@ pub struct Forwarder {
     pub tags: TagTable,
     /// Packets of flows that are being set up.
     pub parking: Parking<Mbuf>,
+    /// How many new flows may come in.
+    pub misses: MissBudget,
     /// First fragments, so that later ones find their flow.
     pub fragments: FragmentCache,
     /// Where the exact rules lead.
@@ -74,6 +79,7 @@ pub struct Forwarder {
     pub mempool: Mempool,
     /// Monotonic time, read once per burst.
     pub now_ns: u64,
+    /// Of the flows that wait, in the order of their misses, and of others that do not wait any more.
     deadlines: VecDeque<Deadline>,
     /// How far the late announcements have come in `deadlines`.
     late_from: usize,
@@ -106,6 +112,7 @@ impl Forwarder {
             exact: ExactTable::new(limits),
             tags: TagTable::new(limits.tag_rules),
             parking: Parking::new(limits.parked, limits.parked_per_flow),
+            misses: MissBudget::new(limits.parked),
             fragments: FragmentCache::new(FRAGMENT_DATAGRAMS, FRAGMENT_TIMEOUT_NS),
             ways: Ways::new(),
             outlets,
@@ -113,7 +120,7 @@ impl Forwarder {
             controller,
             mempool,
             now_ns: 0,
-            deadlines: VecDeque::with_capacity(limits.flows as usize * 2),
+            deadlines: VecDeque::with_capacity(DEADLINES_MIN.max(limits.parked as usize * 4)),
             late_from: 0,
             setup_timeout_ns: u64::from(limits.setup_timeout_ms) * 1_000_000,
             icmp_tokens: ICMP_BURST,
@@ -139,29 +146,6 @@ impl Forwarder {
             }
             FlowState::Rejected => self.end(mbuf, DropReason::NoChain),
         }
-    }
-
-    fn miss(&mut self, mbuf: Mbuf, found: Headers, key: FlowKey) {
-        // Before the flow is made: under a flood of new flows this is what most packets come to.
-        if self.parking.is_full() || self.deadlines.len() == self.deadlines.capacity() {
-            return self.end(mbuf, DropReason::ParkingFull);
-        }
-        let Some(flow) = self.exact.add(key, FlowState::Pending, self.now_ns) else {
-            return self.end(mbuf, DropReason::FlowTableFull);
-        };
-        let Some(mut entry) = self.exact.get_mut(flow) else { return };
-        if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
-            self.exact.remove(flow);
-            return self.end(mbuf, DropReason::ParkingFull);
-        }
-        self.account.counters.flow_misses.add(1);
-        entry.announced = self.controller.announce(Event::FlowMiss {
-            key,
-            tcp_flags: found.tcp_flags,
-            length: found.ip_len(),
-            received_ns: self.now_ns,
-        });
-        self.deadlines.push_back(Deadline { at_ns: self.now_ns + self.setup_timeout_ns, flow });
     }
 
     /// Sets the flow's tag and its path's network, and hands the packet to the first element of its path.
@@ -414,6 +398,17 @@ impl Forwarder {
         while let Some(flow) = self.exact.sweep(self.now_ns, &mut budget) {
             self.expire(flow);
         }
+    }
+
+    /// A flow waits for its rule from now on.
+    pub(crate) fn await_rule(&mut self, flow: FlowHandle) {
+        if self.deadlines.len() == self.deadlines.capacity() {
+            // One that waits long keeps the others', who have their rules, behind it. Not more flows wait than packets do.
+            let Self { deadlines, exact, .. } = self;
+            deadlines.retain(|deadline| exact.get(deadline.flow).is_some_and(|entry| entry.is_pending()));
+            self.late_from = 0;
+        }
+        self.deadlines.push_back(Deadline { at_ns: self.now_ns + self.setup_timeout_ns, flow });
     }
 
     /// Ends flows whose set-up took too long, and retries announcements.

@@ -112,6 +112,7 @@ impl IoLcore {
                 counters.received.add(burst.len() as u64);
                 counters.ports[port.index].rx_packets.add(burst.len() as u64);
                 counters.ports[port.index].rx_bytes.add(bytes as u64);
+                self.forwarder.misses.note(burst.len());
                 self.burst_from_port(at, &mut burst);
             }
         }

@@ -68,9 +68,18 @@ impl<T> Parking<T> {
         self.free.is_empty()
     }
 
+    /// True if one more packet of this flow can be parked.
+    pub fn has_room(&self, flow: &ParkedFlow) -> bool {
+        !self.is_full() && self.count(flow) < self.per_flow
+    }
+
+    fn count(&self, flow: &ParkedFlow) -> u16 {
+        flow.last().map_or(0, |last| self.slots[last as usize].count)
+    }
+
     /// Parks a packet behind the flow's others, or gives it back when a bound is reached.
     pub fn park(&mut self, flow: &mut ParkedFlow, packet: T) -> Result<(), T> {
-        let count = flow.last().map_or(0, |last| self.slots[last as usize].count);
+        let count = self.count(flow);
         if count >= self.per_flow {
             return Err(packet);
         }
@@ -129,6 +138,7 @@ mod tests {
                 if park {
                     let fits = total < 16 && model[flow].len() < 8;
                     prop_assert_eq!(parking.is_full(), total == 16);
+                    prop_assert_eq!(parking.has_room(&flows[flow]), fits);
                     prop_assert_eq!(parking.park(&mut flows[flow], number).is_ok(), fits);
                     if fits { model[flow].push_back(number); }
                 } else {

@@ -38,7 +38,7 @@ impl IoLcore {
             Some((plain, exact.probe(KeyImage::of_plain(&plain, vport, vni))))
         });
         let found = exact.find_probed(&looked.packets, |(_, probe)| probe);
-        let mut leaving = Leaving::new();
+        let (mut leaving, mut ended) = (Leaving::new(), BareBurst::new());
         let (mut packets, mut bytes) = (0, 0);
         for (mbuf, place) in burst.drain().zip(looked.places()) {
             let started = match place.and_then(|place| Some((looked.packets.get(place)?, found.flow(place)?))) {
@@ -50,9 +50,21 @@ impl IoLcore {
                     packets += 1;
                     bytes += length as u64;
                 }
-                Err(mbuf) => self.take_long_way(at, mbuf, &mut leaving),
+                Err(mbuf) => {
+                    let plain = place.and_then(|place| Some((place, looked.packets.get(place)?)));
+                    match plain.and_then(|(place, (_, probe))| self.forwarder.turned_away(probe, &found, place)) {
+                        Some(reason) => {
+                            self.forwarder.account.count_drop(reason, 1);
+                            packets += 1;
+                            bytes += plain.map_or(0, |(_, (plain, _))| plain.frame_len() as u64);
+                            let _ = ended.push(mbuf); // there is room for the whole burst
+                        }
+                        None => self.take_long_way(at, mbuf, &mut leaving),
+                    }
+                }
             }
         }
+        ended.clear();
         self.leave(&mut leaving);
         self.forwarder.account.leave_uncaptured(vport, packets, bytes);
     }
