@@ -40,6 +40,8 @@ use crate::parking::ParkedFlow;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// How long a flow that no chain selects is dropped without asking the controller again.
 const REJECTED_NS: u64 = NANOS_PER_SECOND;
+/// Entries looked at for one that can go where the table is full.
+const LOOKED_AT: usize = 16;
 /// What a sixteenth short of a flow's idle time is.
 const NEARLY: u64 = 16;
 
@@ -82,6 +84,7 @@ pub struct ExactTable {
     /// Flows that there were so far.
     flows: u64,
     sweep_at: usize,
+    dispense_at: usize,
     idle: IdleTimes,
 }
 
@@ -106,6 +109,7 @@ impl ExactTable {
             free: Vec::with_capacity(capacity),
             flows: 0,
             sweep_at: 0,
+            dispense_at: 0,
             idle: IdleTimes {
                 tcp_ns: u64::from(limits.tcp_idle_s) * NANOS_PER_SECOND,
                 tcp_closing_ns: u64::from(limits.tcp_closing_s) * NANOS_PER_SECOND,
@@ -329,6 +333,19 @@ impl ExactTable {
         None
     }
 
+    /// In a full table, a flow that is the first to go for a new one: one that was rejected, or a connection that has not come about.
+    /// It is one of the oldest of those, where they are many.
+    pub fn dispensable(&mut self) -> Option<FlowHandle> {
+        for _ in 0..LOOKED_AT.min(self.used) {
+            self.dispense_at = if self.dispense_at + 1 < self.used { self.dispense_at + 1 } else { 0 };
+            let entry = &self.entries[self.dispense_at];
+            if entry.is_in_use() && !entry.is_pending() && (!entry.is_active() || entry.is_opening()) {
+                return Some(self.handle(self.dispense_at as u32));
+            }
+        }
+        None
+    }
+
     /// What stands at a slab position, for reading the table back piece by piece: the outer none is the end, the inner one a
     /// free place.
     pub fn at(&self, position: usize) -> Option<Option<FlowRef<'_>>> {
@@ -374,7 +391,7 @@ impl IdleTimes {
             return REJECTED_NS;
         }
         match entry.image().protocol() {
-            protocol::TCP if entry.is_closing() => self.tcp_closing_ns,
+            protocol::TCP if entry.is_closing() || entry.is_opening() => self.tcp_closing_ns,
             protocol::TCP => self.tcp_ns,
             protocol::UDP => self.udp_ns,
             _ => self.other_ns,

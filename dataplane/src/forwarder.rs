@@ -335,9 +335,11 @@ impl Forwarder {
         if is_error {
             return Ok(());
         }
+        self.make_room();
         let flow = self.exact.add(key, FlowState::Active(action), self.now_ns).ok_or(DropReason::FlowTableFull)?;
         if let Some(mut entry) = self.exact.get_mut(flow) {
             entry.learned = true;
+            entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
         }
         self.account.counters.flows_learned.add(1);
         Ok(())
@@ -428,6 +430,15 @@ impl Forwarder {
         self.icmp_tokens = (self.icmp_tokens + 1).min(ICMP_BURST);
         self.account.counters.flows.set(self.exact.len() as u64);
         self.account.counters.parked.set(self.parking.len() as u64);
+    }
+
+    /// Where the table is full, lets a flow go that a new one may take the place of.
+    pub(crate) fn make_room(&mut self) {
+        if self.exact.room() == 0
+            && let Some(flow) = self.exact.dispensable()
+        {
+            self.expire(flow);
+        }
     }
 
     /// Takes out a flow whose time is up, and says so.

@@ -65,6 +65,7 @@ impl Forwarder {
         if let Some(reason) = self.takes_no_more() {
             return self.end(mbuf, reason);
         }
+        self.make_room();
         let Some(flow) = self.exact.add(key, FlowState::Pending, self.now_ns) else {
             return self.end(mbuf, DropReason::FlowTableFull);
         };

@@ -17,11 +17,18 @@ const KNOWN: u16 = 1_000;
 const FLOWS: u32 = 512;
 const PARKED: u32 = 8;
 const PARKED_PER_FLOW: u16 = 2;
+const CLOSING_S: u32 = 2;
 const SETUP_TIMEOUT_MS: u32 = 500;
 
 #[test]
 fn a_flood_costs_little_and_keeps_nobody_out() {
-    let limits = Limits { flows: FLOWS, parked: PARKED, parked_per_flow: PARKED_PER_FLOW, ..Limits::default() };
+    let limits = Limits {
+        tcp_closing_s: CLOSING_S,
+        flows: FLOWS,
+        parked: PARKED,
+        parked_per_flow: PARKED_PER_FLOW,
+        ..Limits::default()
+    };
     let mut rig = Rig::new(Limits { setup_timeout_ms: SETUP_TIMEOUT_MS, ..limits });
     know_one_flow(&mut rig);
     whole_bursts_bring_in_new_flows_now_and_then(&mut rig);
@@ -29,22 +36,29 @@ fn a_flood_costs_little_and_keeps_nobody_out() {
     packets_of_a_flow_that_has_just_come_in_are_parked(&mut rig);
     both_ways_end_strangers_alike(&mut rig);
     one_that_waits_long_keeps_no_others_out(&mut rig);
+    connections_that_do_not_come_about_make_room(&mut rig);
     rig.finish();
 }
 
-fn syn(port: u16) -> Vec<u8> {
-    build::tcp(client(port), server(), flags::SYN, &[])
+/// A packet of the known flow, or the first one of another.
+fn frame(port: u16) -> Vec<u8> {
+    build::tcp(client(port), server(), if port == KNOWN { flags::ACK } else { flags::SYN }, &[])
 }
 
 fn key(port: u16) -> FlowKey {
-    FlowKey { vport: CLIENTS, vni: vni(), five_tuple: headers::parse(&syn(port)).unwrap().five_tuple }
+    FlowKey { vport: CLIENTS, vni: vni(), five_tuple: headers::parse(&frame(port)).unwrap().five_tuple }
 }
 
-/// The rule of the known flow, straight to the servers' link, whose station becomes a neighbour.
+/// A rule straight to the servers' link.
+fn straight(key: &FlowKey) -> Update {
+    rig::head(*key, (vni(), 1), SERVERS, Delivery::None, 1)
+}
+
+/// The known flow has its rule, and the station on the servers' link becomes a neighbour.
 fn know_one_flow(rig: &mut Rig) {
-    rig.update(IO, &[rig::head(key(KNOWN), (vni(), 1), SERVERS, Delivery::None, 1)]);
+    rig.update(IO, &[straight(&key(KNOWN))]);
     rig.poll();
-    rig.from_client(&syn(KNOWN));
+    rig.from_client(&frame(KNOWN));
     rig.poll();
     assert_eq!(rig.answer_arp(true).0, 1);
     rig.to_server();
@@ -54,7 +68,7 @@ fn know_one_flow(rig: &mut Rig) {
 /// Lets packets of these flows in at once; returns how many came out.
 fn carry(rig: &mut Rig, ports: impl IntoIterator<Item = u16>) -> usize {
     for port in ports {
-        rig.from_client(&syn(port));
+        rig.from_client(&frame(port));
     }
     rig.poll_only(IO);
     rig.to_server().len()
@@ -162,8 +176,8 @@ fn one_that_waits_long_keeps_no_others_out(rig: &mut Rig) {
         carry(rig, (0..4).map(|at| 31_000 + 4 * round + at));
         let others = rig.misses(IO);
         asked += others.len();
-        let come = others.iter().map(|&key| rig::head(key, (vni(), 1), SERVERS, Delivery::None, 1));
-        let updates: Vec<Update> = come.chain(others.iter().map(|&key| Update::RemoveExact(key))).collect();
+        let updates: Vec<Update> =
+            others.iter().map(straight).chain(others.iter().map(|&key| Update::RemoveExact(key))).collect();
         rig.update(IO, &updates);
         rig.poll_only(IO);
     }
@@ -172,4 +186,22 @@ fn one_that_waits_long_keeps_no_others_out(rig: &mut Rig) {
     let before = rig.drops(DropReason::FlowSetupTimeout);
     rig.wait_ms(u64::from(SETUP_TIMEOUT_MS));
     assert_eq!(rig.drops(DropReason::FlowSetupTimeout) - before, 1);
+}
+
+/// Breaks if a flood that no rule rejects fills the table, so that nobody new comes in until its flows have been idle for long; or
+/// if an open connection has to go for one that is asked for.
+fn connections_that_do_not_come_about_make_room(rig: &mut Rig) {
+    let (mut set_up, rounds) = (0, 1_000);
+    for round in 0..rounds {
+        carry(rig, (0..4).map(|at| 40_000 + 4 * round + at));
+        let others = rig.misses(IO);
+        set_up += others.len();
+        rig.update(IO, &others.iter().map(straight).collect::<Vec<_>>());
+        rig.poll_only(IO);
+        assert!(carry(rig, [KNOWN]) > 0, "round {round}");
+    }
+    assert_eq!((set_up, rig.drops(DropReason::FlowTableFull)), (4 * usize::from(rounds), 0));
+    assert_eq!(rig.snapshot(IO).flows, u64::from(FLOWS));
+    rig.wait_ms(1_000 * u64::from(CLOSING_S) + 2_000);
+    assert_eq!(rig.snapshot(IO).flows, 1, "only the open connection is left");
 }

@@ -18,11 +18,11 @@ struct Door {
 }
 
 impl Door {
-    /// What a frame is if it is plain, for the host, and may be forwarded.
+    /// What a frame is if it is plain or a SYN, for the host, and may be forwarded.
     #[inline(always)]
     fn look(&self, mbuf: &BareMbuf) -> Option<Plain> {
         let frame = mbuf.data();
-        let plain = Plain::parse(frame)?;
+        let plain = Plain::parse_with_syn(frame)?;
         let is_ours = frame.starts_with(&self.mac.0) && mbuf.is_single_segment();
         (is_ours && plain.ip_len <= self.mtu && plain.ttl > 1).then_some(plain)
     }
@@ -84,7 +84,7 @@ impl IoLcore {
         let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
         let Some(numbered) = entry.numbered_action() else { return Err(mbuf) };
         let way = ways.of(numbered, door.vport, topology, outlets.me(), || entry.action());
-        if plain.ip_len > way.path_mtu {
+        if plain.ip_len > way.path_mtu || plain.is_syn() {
             return Err(mbuf);
         }
         let length = plain.frame_len();
