@@ -156,6 +156,27 @@ impl ExactTable {
         }
     }
 
+    /// A key that is to be found, or added, soon: its home is on its way into the cache.
+    #[inline]
+    pub fn probe_key(&self, key: &FlowKey) -> Probe {
+        self.lines.probe(self.lines.seed().image(key))
+    }
+
+    /// The flows of keys that were probed, a burst at most; their entries are on their way into the cache.
+    pub fn find_keys(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
+        self.look_up::<true>(probes, found);
+        if probes.iter().any(|probe| probe.is_v6) {
+            self.check_v6(keys, probes, found);
+        }
+    }
+
+    /// The entries that this many flows more will take are on their way into the cache.
+    pub fn expect(&self, flows: usize) {
+        let again = self.free.iter().rev().take(flows);
+        let new = self.used..self.entries.len().min(self.used + flows.saturating_sub(again.len()));
+        again.map(|&position| position as usize).chain(new).for_each(|position| prefetch(&self.entries[position]));
+    }
+
     /// The key of a plain packet on its way through a burst: its home is on its way into the cache.
     #[inline(always)]
     pub fn probe(&self, image: KeyImage) -> Probe {
@@ -284,15 +305,21 @@ impl ExactTable {
 
     /// A new entry for a key that is not in the table; none when the table is full.
     pub fn add(&mut self, key: FlowKey, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
+        let probe = self.lines.probe_later(self.lines.seed().image(&key));
+        self.add_probed(&key, &probe, state, now_ns)
+    }
+
+    /// The same for a key that was probed.
+    pub fn add_probed(&mut self, key: &FlowKey, probe: &Probe, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
         let position = self.vacant()?;
-        let image = self.lines.seed().image(&key);
+        let image = self.lines.image(probe);
         self.flows += 1;
         let entry = FlowEntry::new(image, &state, &mut self.actions, now_ns, self.flows);
         self.entries[position as usize] = entry;
         if image.is_v6 {
-            self.v6[position as usize] = v6_addresses(&key);
+            self.v6[position as usize] = v6_addresses(key);
         }
-        self.lines.insert(image, position);
+        self.lines.insert_probed(probe, position);
         Some(self.handle(position))
     }
 

@@ -77,6 +77,8 @@ pub struct Forwarder {
     pub controller: ControllerPort,
     /// For packets that the host makes itself.
     pub mempool: Mempool,
+    /// The last poll brought whole bursts of packets: more wait.
+    pub busy: bool,
     /// Monotonic time, read once per burst.
     pub now_ns: u64,
     /// Of the flows that wait, in the order of their misses, and of others that do not wait any more.
@@ -119,6 +121,7 @@ impl Forwarder {
             account,
             controller,
             mempool,
+            busy: false,
             now_ns: 0,
             deadlines: VecDeque::with_capacity(DEADLINES_MIN.max(limits.parked as usize * 4)),
             late_from: 0,
