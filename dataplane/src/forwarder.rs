@@ -143,7 +143,7 @@ impl Forwarder {
                 self.start_subchain(mbuf, found, key.vport, action);
             }
             FlowState::Pending => {
-                if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
+                if let Err(mbuf) = self.parking.park(&mut entry.parked, key.vport.0, mbuf) {
                     self.end(mbuf, DropReason::ParkingFull);
                 }
             }

@@ -10,7 +10,7 @@
 
 use dpdk::BURST;
 use packet::headers::Headers;
-use packet::{DropReason, FlowKey};
+use packet::{DropReason, FlowKey, VportId};
 use shm::rules::Event;
 
 use crate::exact::{FlowState, Found, Probe};
@@ -62,7 +62,7 @@ impl MissBudget {
 impl Forwarder {
     /// The first packet of a flow: it is parked, and the controller is asked.
     pub(crate) fn miss(&mut self, mbuf: Mbuf, found: Headers, key: FlowKey) {
-        if let Some(reason) = self.takes_no_more() {
+        if let Some(reason) = self.takes_no_more(key.vport) {
             return self.end(mbuf, reason);
         }
         self.make_room();
@@ -70,7 +70,7 @@ impl Forwarder {
             return self.end(mbuf, DropReason::FlowTableFull);
         };
         let Some(mut entry) = self.exact.get_mut(flow) else { return };
-        if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
+        if let Err(mbuf) = self.parking.park(&mut entry.parked, key.vport.0, mbuf) {
             self.exact.remove(flow);
             return self.end(mbuf, DropReason::ParkingFull);
         }
@@ -85,21 +85,27 @@ impl Forwarder {
         self.await_rule(flow);
     }
 
-    /// Why a new flow can't come in now; none if it can.
-    fn takes_no_more(&mut self) -> Option<DropReason> {
-        if self.parking.is_full() {
+    /// Why a new flow from this vport can't come in now; none if it can.
+    fn takes_no_more(&mut self, vport: VportId) -> Option<DropReason> {
+        if self.parking.is_full_for(vport.0) {
             return Some(DropReason::ParkingFull);
         }
         (!self.misses.allows(self.now_ns)).then_some(DropReason::TooManyNewFlows)
     }
 
-    /// How the packet at this place of a burst ends at the head, if that is all that becomes of it: a stranger that is one too many,
+    /// How the packet at this place of a burst from a vport ends at the head, if that is all that becomes of it: a stranger that is one too many,
     /// one more of a flow that waits with as many as may, or of one that was rejected. None for any other.
     #[cold]
     #[inline(never)]
-    pub(crate) fn turned_away(&mut self, probe: &Probe, found: &Found, at: usize) -> Option<DropReason> {
+    pub(crate) fn turned_away(
+        &mut self,
+        vport: VportId,
+        probe: &Probe,
+        found: &Found,
+        at: usize,
+    ) -> Option<DropReason> {
         let Some(flow) = found.flow(at).or_else(|| self.exact.find_since(found, probe)) else {
-            return self.takes_no_more();
+            return self.takes_no_more(vport);
         };
         let entry = self.exact.get(flow)?;
         match entry.state() {

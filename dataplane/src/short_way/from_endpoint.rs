@@ -52,7 +52,8 @@ impl IoLcore {
                 }
                 Err(mbuf) => {
                     let plain = place.and_then(|place| Some((place, looked.packets.get(place)?)));
-                    match plain.and_then(|(place, (_, probe))| self.forwarder.turned_away(probe, &found, place)) {
+                    match plain.and_then(|(place, (_, probe))| self.forwarder.turned_away(vport, probe, &found, place))
+                    {
                         Some(reason) => {
                             self.forwarder.account.count_drop(reason, 1);
                             packets += 1;
