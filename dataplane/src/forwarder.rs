@@ -48,6 +48,8 @@ const SWEEP_MIN: u64 = 65_536;
 const LATE: usize = 256;
 /// ICMP errors that may be sent at once; one more may be sent each millisecond (RFC 4443 section 2.4 (f)).
 const ICMP_BURST: u32 = 64;
+/// Polls in a row that bring whole bursts under full load. Fewer may be what has come together.
+const FULL_LOAD: u8 = 4;
 /// Room for deadlines, at least.
 const DEADLINES_MIN: usize = 1_024;
 const FRAGMENT_DATAGRAMS: usize = 4_096;
@@ -77,8 +79,8 @@ pub struct Forwarder {
     pub controller: ControllerPort,
     /// For packets that the host makes itself.
     pub mempool: Mempool,
-    /// The last poll brought whole bursts of packets: more wait.
-    pub busy: bool,
+    /// Polls in a row that brought whole bursts of packets: more wait.
+    crowded_polls: u8,
     /// Monotonic time, read once per burst.
     pub now_ns: u64,
     /// Of the flows that wait, in the order of their misses, and of others that do not wait any more.
@@ -121,7 +123,7 @@ impl Forwarder {
             account,
             controller,
             mempool,
-            busy: false,
+            crowded_polls: 0,
             now_ns: 0,
             deadlines: VecDeque::with_capacity(DEADLINES_MIN.max(limits.parked as usize * 4)),
             late_from: 0,
@@ -130,6 +132,17 @@ impl Forwarder {
             swept_ns: 0,
             violation_told: OnceASecond::default(),
         }
+    }
+
+    /// A poll has brought a whole burst of packets, or none that was.
+    #[inline(always)]
+    pub(crate) fn note_load(&mut self, is_crowded: bool) {
+        self.crowded_polls = if is_crowded { self.crowded_polls.saturating_add(1) } else { 0 };
+    }
+
+    /// True while more packets wait than come in by a poll, and that for some polls.
+    pub(crate) fn is_under_full_load(&self) -> bool {
+        self.crowded_polls >= FULL_LOAD
     }
 
     /// A packet at the head of a subchain: its flow's exact rule says where it goes; without one it is parked and the

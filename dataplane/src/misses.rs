@@ -95,8 +95,6 @@ impl Forwarder {
 
     /// How the packet at this place of a burst from a vport ends at the head, if that is all that becomes of it: a stranger that is one too many,
     /// one more of a flow that waits with as many as may, or of one that was rejected. None for any other.
-    #[cold]
-    #[inline(never)]
     pub(crate) fn turned_away(
         &mut self,
         vport: VportId,

@@ -33,7 +33,7 @@ use crate::topology::Topology;
 pub const PER_POLL: usize = 64;
 /// Messages between two commits.
 pub const BATCH: usize = 8_192;
-/// Polls without a look at the update ring after one that has emptied it, while whole bursts of packets come. A look costs the
+/// Polls without a look at the update ring after one that has emptied it, under full load. A look costs the
 /// lines of memory that the controller has just written, however few messages are in them; a rule waits 10 us longer.
 const REST: u8 = 7;
 /// Places looked at for a read-back in one poll.
@@ -256,9 +256,9 @@ impl ControllerPort {
         self.rings.as_mut().is_some_and(|rings| rings.events.has_room(OWED + 1))
     }
 
-    /// True if it is time to look for updates: at every poll, but where all of them bring whole bursts, then at every few.
-    fn is_due(&mut self, busy: bool) -> bool {
-        let rests = busy && self.rest > 0;
+    /// True if it is time to look for updates: at every poll, but under full load at every few.
+    fn is_due(&mut self, full_load: bool) -> bool {
+        let rests = full_load && self.rest > 0;
         self.rest = self.rest.saturating_sub(1);
         !rests
     }
@@ -297,7 +297,7 @@ impl Forwarder {
             self.attach(link);
         }
         self.controller.pay();
-        let is_due = self.controller.is_due(self.busy);
+        let is_due = self.controller.is_due(self.is_under_full_load());
         let mut budget = if is_due { PER_POLL } else { 0 };
         while budget > 0 && self.controller.may_owe() {
             let taken = self.controller.take_updates(budget);

@@ -118,7 +118,8 @@ fn a_batch_that_only_replaces_fits_into_a_full_table(rig: &mut Rig) {
 /// Breaks if a lcore with no time to spare looks at the update ring at every poll, or keeps an update waiting for long.
 fn under_full_load_updates_wait_for_each_other(rig: &mut Rig) {
     const POLLS: u64 = 80;
-    const LOOKS: u64 = POLLS / 8;
+    /// One in eight, and one in each of the first polls, which may be a rush that is over at once.
+    const LOOKS: std::ops::RangeInclusive<usize> = 10..=14;
     rig.poll();
     let mut told = Vec::new();
     for poll in 0..POLLS {
@@ -132,7 +133,7 @@ fn under_full_load_updates_wait_for_each_other(rig: &mut Rig) {
         rig.poll_only(IO);
         told.extend(rig.events(IO).iter().filter_map(epoch_of));
     }
-    assert!((LOOKS..=LOOKS + 1).contains(&(told.len() as u64)), "{told:?}");
+    assert!(LOOKS.contains(&told.len()), "{told:?}");
     rig.poll();
     told.extend(rig.events(IO).iter().filter_map(epoch_of));
     assert_eq!((told.last(), flows(rig)), (Some(&(300 + POLLS - 1)), FLOWS as usize));

@@ -4,7 +4,7 @@ use packet::{MacAddr, Plain, Vni, VportId};
 use shm::rules::Delivery;
 
 use super::{Leaving, Looked, trim};
-use crate::exact::{FlowHandle, KeyImage};
+use crate::exact::{FlowHandle, Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf};
@@ -51,16 +51,12 @@ impl IoLcore {
                     bytes += length as u64;
                 }
                 Err(mbuf) => {
-                    let plain = place.and_then(|place| Some((place, looked.packets.get(place)?)));
-                    match plain.and_then(|(place, (_, probe))| self.forwarder.turned_away(vport, probe, &found, place))
-                    {
-                        Some(reason) => {
-                            self.forwarder.account.count_drop(reason, 1);
-                            packets += 1;
-                            bytes += plain.map_or(0, |(_, (plain, _))| plain.frame_len() as u64);
-                            let _ = ended.push(mbuf); // there is room for the whole burst
-                        }
-                        None => self.take_long_way(at, mbuf, &mut leaving),
+                    let seen = place.and_then(|place| Some((looked.packets.get(place)?, place)));
+                    let ended_at =
+                        self.end_or_take_long_way((at, vport), mbuf, seen, &found, (&mut ended, &mut leaving));
+                    if let Some(length) = ended_at {
+                        packets += 1;
+                        bytes += length as u64;
                     }
                 }
             }
@@ -68,6 +64,31 @@ impl IoLcore {
         ended.clear();
         self.leave(&mut leaving);
         self.forwarder.account.leave_uncaptured(vport, packets, bytes);
+    }
+
+    /// A packet that was not started: `seen` is what it was looked at as, and its place. If it only ends here, it goes to the others
+    /// that do, and its length is returned; else it takes the long way, after those that are leaving.
+    #[cold]
+    #[inline(never)]
+    fn end_or_take_long_way(
+        &mut self,
+        (at, vport): (usize, VportId),
+        mbuf: BareMbuf,
+        seen: Option<(&(Plain, Probe), usize)>,
+        found: &Found,
+        (ended, leaving): (&mut BareBurst, &mut Leaving),
+    ) -> Option<usize> {
+        let turned_away = |((plain, probe), place): (&(Plain, Probe), usize)| {
+            let reason = self.forwarder.turned_away(vport, probe, found, place)?;
+            Some((reason, plain.frame_len()))
+        };
+        let Some((reason, length)) = seen.and_then(turned_away) else {
+            self.take_long_way(at, mbuf, leaving);
+            return None;
+        };
+        self.forwarder.account.count_drop(reason, 1);
+        let _ = ended.push(mbuf); // there is room for the whole burst
+        Some(length)
     }
 
     /// A packet meets its flow's rule; returns its length. One that needs more care is given back as it came.
