@@ -53,20 +53,17 @@ pub struct FlowHandle {
     flows: u64,
 }
 
-/// The flows of a burst that were looked up together.
+/// Keys that were looked up together, and when that was.
 #[derive(Debug, Clone, Copy)]
 pub struct Found {
-    /// As in a [`FlowHandle`]; 0 for none.
-    places: [u32; BURST],
     flows: u64,
 }
 
 impl Found {
-    /// The flow of the key at this place of the burst.
+    /// The flow of one of the keys.
     #[inline(always)]
-    pub fn flow(&self, at: usize) -> Option<FlowHandle> {
-        let place = NonZeroU32::new(*self.places.get(at)?)?;
-        Some(FlowHandle { place, flows: self.flows })
+    pub fn flow(self, probe: &Probe) -> Option<FlowHandle> {
+        Some(FlowHandle { place: NonZeroU32::new(probe.place)?, flows: self.flows })
     }
 }
 
@@ -137,7 +134,7 @@ impl ExactTable {
     /// The flow of this key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowHandle> {
         let image = self.lines.seed().image(key);
-        let position = self.lines.find(image, |position| !image.is_v6 || self.v6_is(position, key))?;
+        let position = self.lines.find(image, |position| !image.is_v6() || self.v6_is(position, key))?;
         Some(self.handle(position))
     }
 
@@ -165,7 +162,7 @@ impl ExactTable {
     /// The flows of keys that were probed, a burst at most; their entries are on their way into the cache.
     pub fn find_keys(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
         self.look_up::<true>(probes, found);
-        if probes.iter().any(|probe| probe.is_v6) {
+        if probes.iter().any(Probe::is_v6) {
             self.check_v6(keys, probes, found);
         }
     }
@@ -183,32 +180,33 @@ impl ExactTable {
         self.lines.probe(image)
     }
 
-    /// The flows of IPv4 keys that were probed, a burst at most; their entries are on their way into the cache.
+    /// Looks IPv4 keys up that were probed; their flows' entries are on their way into the cache.
     #[inline(always)]
-    pub fn find_probed<T>(&self, burst: &[T], probe: impl Fn(&T) -> &Probe) -> Found {
-        let mut found = Found { places: [0; BURST], flows: self.flows };
-        let mut elsewhere = ArrayVec::<u8, BURST>::new();
+    pub fn find_probed<T>(&self, burst: &mut [T], probe: impl Fn(&mut T) -> &mut Probe) -> Found {
         let place = |position: u32| {
             if let Some(entry) = self.entries.get(position as usize) {
                 prefetch(entry);
             }
             position + 1
         };
-        for ((at, key), found) in burst.iter().enumerate().zip(&mut found.places) {
-            match self.lines.at_home(probe(key), |_| true) {
-                AtHome::Found(position) => *found = place(position),
+        let mut elsewhere = ArrayVec::<u8, BURST>::new();
+        for (at, key) in burst.iter_mut().enumerate() {
+            let probe = probe(key);
+            match self.lines.at_home(probe, |_| true) {
+                AtHome::Found(position) => probe.place = place(position),
                 AtHome::Absent => {}
                 AtHome::Elsewhere => elsewhere.push(at as u8),
             }
         }
-        for at in elsewhere.into_iter().map(usize::from) {
-            found.places[at] = self.lines.elsewhere(probe(&burst[at]), |_| true).map_or(0, place);
+        for at in elsewhere {
+            let probe = probe(&mut burst[usize::from(at)]);
+            probe.place = self.lines.elsewhere(probe, |_| true).map_or(0, place);
         }
-        found
+        Found { flows: self.flows }
     }
 
     /// The flow of an IPv4 key that was probed and not found with its burst, if it has come since.
-    pub fn find_since(&self, found: &Found, probe: &Probe) -> Option<FlowHandle> {
+    pub fn find_since(&self, found: Found, probe: &Probe) -> Option<FlowHandle> {
         if found.flows == self.flows {
             return None;
         }
@@ -268,7 +266,7 @@ impl ExactTable {
 
     /// Compares the addresses of IPv6 flows whose images were found.
     fn check_v6(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
-        let wide = |probe: &Probe, found: &Option<FlowHandle>| found.filter(|_| probe.is_v6);
+        let wide = |probe: &Probe, found: &Option<FlowHandle>| found.filter(|_| probe.is_v6());
         for flow in probes.iter().zip(&*found).filter_map(|(probe, found)| wide(probe, found)) {
             prefetch(&self.v6[flow.position()]);
         }
@@ -296,7 +294,7 @@ impl ExactTable {
     }
 
     /// The flow behind a handle, for changing it, unless it was removed since.
-    #[inline]
+    #[inline(always)]
     pub fn get_mut(&mut self, handle: FlowHandle) -> Option<FlowMut<'_>> {
         let position = handle.position();
         let entry = self.entries.get_mut(position).filter(|entry| entry.was_there(handle.flows))?;
@@ -316,7 +314,7 @@ impl ExactTable {
         self.flows += 1;
         let entry = FlowEntry::new(image, &state, &mut self.actions, now_ns, self.flows);
         self.entries[position as usize] = entry;
-        if image.is_v6 {
+        if image.is_v6() {
             self.v6[position as usize] = v6_addresses(key);
         }
         self.lines.insert_probed(probe, position);

@@ -93,16 +93,10 @@ impl Forwarder {
         (!self.misses.allows(self.now_ns)).then_some(DropReason::TooManyNewFlows)
     }
 
-    /// How the packet at this place of a burst from a vport ends at the head, if that is all that becomes of it: a stranger that is one too many,
-    /// one more of a flow that waits with as many as may, or of one that was rejected. None for any other.
-    pub(crate) fn turned_away(
-        &mut self,
-        vport: VportId,
-        probe: &Probe,
-        found: &Found,
-        at: usize,
-    ) -> Option<DropReason> {
-        let Some(flow) = found.flow(at).or_else(|| self.exact.find_since(found, probe)) else {
+    /// How a packet from this vport ends at the head, if that is all that becomes of it: a stranger that is one too many, one more of a
+    /// flow that waits with as many as may, or of one that was rejected. None for any other.
+    pub(crate) fn turned_away(&mut self, vport: VportId, probe: &Probe, found: Found) -> Option<DropReason> {
+        let Some(flow) = found.flow(probe).or_else(|| self.exact.find_since(found, probe)) else {
             return self.takes_no_more(vport);
         };
         let entry = self.exact.get(flow)?;

@@ -199,9 +199,9 @@ impl NfLcore {
                 probes.push(exact.probe(image));
             }
         }
-        let found = exact.find_probed(&probes, |probe| probe);
+        let found = exact.find_probed(&mut probes, |probe| probe);
         let mut flows = [None; BURST];
-        places.into_iter().enumerate().for_each(|(at, place)| flows[place] = found.flow(at));
+        places.into_iter().zip(&probes).for_each(|(place, probe)| flows[place] = found.flow(probe));
         flows
     }
 

@@ -23,8 +23,7 @@ mod from_ring;
 mod leave;
 mod link;
 
-use arrayvec::ArrayVec;
-use packet::Plain;
+use packet::{MacAddr, Plain};
 
 pub(crate) use self::exit::Exits;
 pub(crate) use self::from_host::Origins;
@@ -68,43 +67,31 @@ impl IoLcore {
     }
 }
 
-/// What was looked at of a burst: which of its packets are plain, and what they are.
-struct Looked<T> {
-    /// One bit for each packet, the first one's lowest.
-    plain: u32,
-    packets: ArrayVec<T, BURST>,
+/// Shows each packet of a burst to `look`, which finds out whether it is plain; where it is not, `nothing` stands.
+#[inline(always)]
+fn look_at<T: Copy>(burst: &BareBurst, nothing: T, mut look: impl FnMut(&BareMbuf) -> Option<T>) -> [T; BURST] {
+    burst.iter().for_each(|mbuf| mbuf.prefetch());
+    let mut looked = [nothing; BURST];
+    for (mbuf, packet) in burst.iter().zip(&mut looked) {
+        if let Some(found) = look(mbuf) {
+            *packet = found;
+        }
+    }
+    looked
 }
 
-const _: () = assert!(BURST <= u32::BITS as usize);
+/// A MAC address as it stands in front of a frame: a word, of which the two highest bytes are nothing.
+struct Address(u64);
 
-impl<T> Looked<T> {
-    /// Shows each packet of the burst to `look`, which finds out whether it is plain.
-    #[inline(always)]
-    fn at(burst: &BareBurst, mut look: impl FnMut(&BareMbuf) -> Option<T>) -> Self {
-        burst.iter().for_each(|mbuf| mbuf.prefetch());
-        let mut looked = Self { plain: 0, packets: ArrayVec::new_const() };
-        let mut bit = 1;
-        for mbuf in burst {
-            if let Some(packet) = look(mbuf) {
-                looked.packets.push(packet);
-                looked.plain |= bit;
-            }
-            bit = bit.rotate_left(1);
-        }
-        looked
+impl Address {
+    const fn new(mac: MacAddr) -> Self {
+        let [a, b, c, d, e, f] = mac.0;
+        Self(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
-    /// For each packet of the burst, its place among the plain ones if it is one.
     #[inline(always)]
-    fn places(&self) -> impl Iterator<Item = Option<usize>> + use<T> {
-        let (mut left, mut place) = (self.plain, 0);
-        std::iter::repeat_with(move || {
-            let is_plain = left & 1 != 0;
-            left >>= 1;
-            let this = place;
-            place += usize::from(is_plain);
-            is_plain.then_some(this)
-        })
+    fn is_destination_of(&self, frame: &[u8]) -> bool {
+        frame.first_chunk().is_some_and(|&head| (u64::from_le_bytes(head) ^ self.0) << 16 == 0)
     }
 }
 

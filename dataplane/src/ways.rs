@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use packet::nsh::Service;
-use packet::{MacAddr, VportId};
+use packet::{MacAddr, Vni, VportId};
 use shm::rules::{ExactAction, Next, TagAction};
 
 use crate::exact::NumberedAction;
@@ -29,6 +29,8 @@ pub struct Way {
     addresses: [u8; 12],
     /// The largest IP packet, bytes.
     pub path_mtu: u16,
+    /// The DSCP that a head's packets get: the tag, or none.
+    pub tag: u8,
     /// What the receiving lcore finds, but for what is the packet's own: the sender's DSCP.
     pub meta: Meta,
 }
@@ -43,7 +45,38 @@ pub enum To {
     /// They leave by an endpoint's link of this lcore.
     Link(VportId),
     /// They go to another host, by the tunnel of this lcore.
-    Tunnel(Ipv4Addr),
+    Tunnel(Exit),
+}
+
+/// The exit to another host: its VTEP in one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// The VTEP above, the network below.
+    key: u64,
+}
+
+impl Exit {
+    /// The exit to this VTEP in this network.
+    #[inline(always)]
+    pub const fn new(vtep: Ipv4Addr, vni: Vni) -> Self {
+        Self { key: (vtep.to_bits() as u64) << 32 | vni.value() as u64 }
+    }
+
+    /// The VTEP.
+    pub const fn vtep(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits((self.key >> 32) as u32)
+    }
+
+    /// The network.
+    pub fn vni(self) -> Vni {
+        Vni::new(self.key as u32).unwrap_or_default() // 24 bits by construction
+    }
+
+    /// A place among `count`, a power of two, by the hash that costs least: there are few exits.
+    #[inline(always)]
+    pub const fn place(self, count: usize) -> usize {
+        ((self.key >> 32) ^ self.key << 4) as usize & (count - 1)
+    }
 }
 
 /// The ways of a lcore's exact rules.
@@ -110,7 +143,7 @@ impl Default for Ways {
 
 impl Way {
     /// Of what leads nowhere.
-    pub(crate) const NONE: Self = Self { to: To::LongWay, addresses: [0; 12], path_mtu: 0, meta: Meta::NEW };
+    pub(crate) const NONE: Self = Self { to: To::LongWay, addresses: [0; 12], path_mtu: 0, tag: 0, meta: Meta::NEW };
 
     /// Writes the frame's addresses.
     #[inline(always)]
@@ -160,19 +193,20 @@ impl Way {
         let to = match task {
             _ if me != Some(lcore) => To::Lcore(lcore),
             Task::Egress(vport) => To::Link(vport),
-            Task::Encapsulate(IpAddr::V4(vtep)) => To::Tunnel(vtep),
+            Task::Encapsulate(IpAddr::V4(vtep)) => To::Tunnel(Exit::new(vtep, meta.vni)),
             _ => To::LongWay,
         };
         let mut addresses = [0; 12];
         addresses[..6].copy_from_slice(&MacAddr::of_vport(named).0);
         addresses[6..].copy_from_slice(&MacAddr::of_vport(prior).0);
-        Self { to, addresses, path_mtu, meta: Meta { task, hops: 1, ..meta } }
+        let tag = meta.tag.map_or(0, packet::Tag::dscp);
+        Self { to, addresses, path_mtu, tag, meta: Meta { task, hops: 1, ..meta } }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use packet::{Direction, PathId, Tag, Vni};
+    use packet::{Direction, PathId, Tag};
     use shm::rules::Delivery;
 
     use super::*;

@@ -258,6 +258,21 @@ impl<M> Mbuf<M> {
         Some(unsafe { self.buffer_mut(offset, count) })
     }
 
+    /// [`Self::prepend`] of a count that is known beforehand.
+    #[inline]
+    pub fn prepend_array<const COUNT: usize>(&mut self) -> Option<&mut [u8; COUNT]> {
+        const { assert!(COUNT <= u16::MAX as usize) };
+        let fields = self.fields_mut();
+        let offset = fields.data_off.checked_sub(COUNT as u16)?;
+        let length = fields.data_len.checked_add(COUNT as u16)?;
+        fields.data_off = offset;
+        fields.data_len = length;
+        fields.pkt_len += COUNT as u32;
+        // SAFETY: the data now starts at `offset` and is at least `COUNT` long, since its end did not move; it is this mbuf's
+        // alone and initialised, see `buffer_mut`.
+        Some(unsafe { &mut *fields.buf_addr.cast::<u8>().add(usize::from(offset)).cast() })
+    }
+
     /// Takes `count` bytes off the front. False, and nothing changed, if the first segment has fewer.
     #[inline]
     #[must_use]

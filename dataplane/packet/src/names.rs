@@ -29,6 +29,8 @@ pub struct Tag(u8);
 impl Tag {
     /// How many tags there are: 1..=63.
     pub const COUNT: usize = 63;
+    /// The least one.
+    pub const FIRST: Self = Self(1);
 
     /// The tag of this value, if it is in 1..=63.
     pub const fn new(value: u8) -> Result<Self, NameError> {

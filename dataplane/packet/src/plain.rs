@@ -10,7 +10,8 @@
 //!          +---------+--------+-------+-------+-------+-------+-------+-----+-----+-------+-------+-------+-----------
 //! ```
 //!
-//! Shapes: words in host order. Invariant: a plain frame is one that [`crate::headers::parse`] accepts, with the same flow and
+//! Shapes: addresses and ports as they stand in the frame, read as little-endian words, all else in host order. Invariant: a plain
+//! frame is one that [`crate::headers::parse`] accepts, with the same flow and
 //! the same lengths, that is not meant for its link alone and needs no more care: no SYN, whose MSS may have to be clamped.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,15 +24,18 @@ const L4: usize = 34;
 const LEAST: usize = L4 + 8;
 /// TCP's SYN flag.
 const SYN: u8 = 0x02;
-/// EtherType, version and header length of IPv4 without options; the traffic class is the last byte.
-const IPV4_WITHOUT_OPTIONS: u32 = 0x0800_4500;
+/// The word at offset 12 for IPv4 without options: EtherType, version and header length; the traffic class is the highest byte.
+const IPV4_WITHOUT_OPTIONS: u32 = 0x0045_0008;
+const IPV4_MASK: u32 = 0x00ff_ffff;
+/// Of the word at offset 20: more fragments follow, or others came before.
+const FRAGMENT: u32 = 0xff3f;
 
 /// What there is to know of a plain packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plain {
-    /// Source address above, destination address below.
+    /// The eight bytes of source and destination address: the first one is lowest.
     pub addresses: u64,
-    /// Source port above, destination port below.
+    /// The four bytes of source and destination port, likewise.
     pub ports: u32,
     /// Bytes of the IP packet; Ethernet padding may follow.
     pub ip_len: u16,
@@ -48,6 +52,10 @@ pub struct Plain {
 impl Plain {
     /// Bytes of Ethernet header in front of the IP packet.
     pub const ETHERNET: usize = 14;
+
+    /// In place of a packet that is not plain.
+    pub const NOTHING: Self =
+        Self { addresses: 0, ports: 0, ip_len: 0, traffic_class: 0, ttl: 0, protocol: 0, tcp_flags: 0 };
 
     /// A frame from the world, if it is plain; its IPv4 checksum is verified.
     #[inline(always)]
@@ -70,32 +78,31 @@ impl Plain {
     #[inline(always)]
     fn parse_frame<const VERIFY: bool, const SYN_TOO: bool>(frame: &[u8]) -> Option<Self> {
         let head = frame.first_chunk::<LEAST>()?;
-        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (kind, place) = (word(12), word(20));
-        if (kind & 0xffff_ff00) ^ IPV4_WITHOUT_OPTIONS | place & 0x3fff_0000 != 0 {
+        let (kind, place, addresses) = (word::<12>(head), word::<20>(head), addresses(head));
+        if (kind & IPV4_MASK) ^ IPV4_WITHOUT_OPTIONS | place & FRAGMENT != 0 {
             return None;
         }
         if VERIFY {
             // Right if its words sum up to a multiple of 0xffff, in either byte order and width (RFC 1071 section 2).
-            let native =
-                |at: usize| u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
-            let sum = native(14) + native(18) + native(22) + native(26) + native(30);
+            let before = u64::from(word::<14>(head)) + u64::from(word::<18>(head)) + u64::from(word::<22>(head));
+            let sum = before + (addresses & 0xffff_ffff) + (addresses >> 32);
             if !sum.is_multiple_of(0xffff) {
                 return None;
             }
         }
-        if (WITH_CARE[usize::from(head[26])] & SOURCE) | (WITH_CARE[usize::from(head[30])] & DESTINATION) != 0 {
+        if NO_SOURCE[usize::from(addresses as u8)] | NO_DESTINATION[usize::from((addresses >> 32) as u8)] {
             return None;
         }
-        let ip_len = (word(16) >> 16) as u16;
+        let half = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let ip_len = half(16);
         let room = usize::from(ip_len).checked_sub(L4 - Self::ETHERNET)?;
         if usize::from(ip_len) + Self::ETHERNET > frame.len() {
             return None;
         }
-        let protocol = place as u8;
+        let protocol = (place >> 24) as u8;
         let tcp_flags = match protocol {
             protocol::UDP => {
-                let length = (word(L4 + 4) >> 16) as usize;
+                let length = usize::from(half(L4 + 4));
                 (8..=room).contains(&length).then_some(0)?
             }
             protocol::TCP => {
@@ -106,11 +113,11 @@ impl Plain {
             _ => return None,
         };
         Some(Self {
-            addresses: u64::from(word(26)) << 32 | u64::from(word(30)),
-            ports: word(L4),
+            addresses,
+            ports: word::<L4>(head),
             ip_len,
-            traffic_class: kind as u8,
-            ttl: (place >> 8) as u8,
+            traffic_class: (kind >> 24) as u8,
+            ttl: (place >> 16) as u8,
             protocol,
             tcp_flags,
         })
@@ -120,10 +127,9 @@ impl Plain {
     #[inline(always)]
     pub fn stands_in(&self, frame: &[u8]) -> bool {
         let Some(head) = frame.first_chunk::<LEAST>() else { return false };
-        let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let kind = (word(12) & 0xffff_ff00) ^ IPV4_WITHOUT_OPTIONS;
-        let addresses = u64::from(word(26)) << 32 | u64::from(word(30));
-        kind == 0 && head[23] == self.protocol && addresses == self.addresses && word(L4) == self.ports
+        let is_ipv4 = word::<12>(head) & IPV4_MASK == IPV4_WITHOUT_OPTIONS;
+        let addresses_stand = addresses(head) == self.addresses && word::<L4>(head) == self.ports;
+        is_ipv4 && head[23] == self.protocol && addresses_stand
     }
 
     /// True for a SYN, which is not quite plain.
@@ -156,19 +162,37 @@ impl Plain {
         self.ports.rotate_left(16)
     }
 
+    /// The source address.
+    #[inline(always)]
+    pub const fn source(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits((self.addresses as u32).swap_bytes())
+    }
+
     /// The destination address.
     #[inline(always)]
     pub const fn destination(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.addresses as u32)
+        Ipv4Addr::from_bits(((self.addresses >> 32) as u32).swap_bytes())
+    }
+
+    /// The source port.
+    #[inline(always)]
+    pub const fn source_port(&self) -> u16 {
+        (self.ports as u16).swap_bytes()
+    }
+
+    /// The destination port.
+    #[inline(always)]
+    pub const fn destination_port(&self) -> u16 {
+        ((self.ports >> 16) as u16).swap_bytes()
     }
 
     /// The flow, see [`FiveTuple`].
     pub const fn five_tuple(&self) -> FiveTuple {
         FiveTuple {
-            source: IpAddr::V4(Ipv4Addr::from_bits((self.addresses >> 32) as u32)),
+            source: IpAddr::V4(self.source()),
             destination: IpAddr::V4(self.destination()),
-            source_port: (self.ports >> 16) as u16,
-            destination_port: self.ports as u16,
+            source_port: self.source_port(),
+            destination_port: self.destination_port(),
             protocol: self.protocol,
         }
     }
@@ -179,38 +203,51 @@ impl Plain {
     pub fn forward(&self, frame: &mut [u8], hops: u8, dscp: u8) {
         let Some(head) = frame.first_chunk_mut::<L4>() else { return };
         let class = dscp << 2 | self.traffic_class & 0b11;
-        let ttl = self.ttl.wrapping_sub(hops);
-        let old = !u32::from(u16::from_be_bytes([head[24], head[25]])) & 0xffff;
-        let changed = old
-            + (!u32::from(self.traffic_class) & 0xffff)
-            + u32::from(class)
-            + (!(u32::from(self.ttl) << 8) & 0xffff)
-            + (u32::from(ttl) << 8);
+        // Summed up in little-endian words (RFC 1071 section 2), of which the class is the upper byte and the TTL the lower. For each
+        // of the two, the complement of the old word and the new one are 0xffff and what the word gains.
+        let gained =
+            (u32::from(class) << 8).wrapping_sub(u32::from(self.traffic_class) << 8).wrapping_sub(u32::from(hops));
+        let old = u16::from_le_bytes([head[24], head[25]]);
+        let changed = u32::from(!old).wrapping_add(2 * 0xffff).wrapping_add(gained);
         let folded = (changed & 0xffff) + (changed >> 16);
         let folded = (folded & 0xffff) + (folded >> 16);
         head[15] = class;
-        head[22] = ttl;
-        [head[24], head[25]] = (!folded as u16).to_be_bytes();
+        head[22] = self.ttl.wrapping_sub(hops);
+        [head[24], head[25]] = (!folded as u16).to_le_bytes();
     }
 }
 
-const SOURCE: u8 = 1;
-const DESTINATION: u8 = 2;
+#[inline(always)]
+fn addresses(head: &[u8; LEAST]) -> u64 {
+    u64::from_le_bytes(bytes::<26, 8>(head))
+}
+
+#[inline(always)]
+fn word<const AT: usize>(head: &[u8; LEAST]) -> u32 {
+    u32::from_le_bytes(bytes::<AT, 4>(head))
+}
+
+/// Read in one piece: from single bytes the compiler makes as many loads as it pleases.
+#[inline(always)]
+fn bytes<const AT: usize, const COUNT: usize>(head: &[u8; LEAST]) -> [u8; COUNT] {
+    const { assert!(AT + COUNT <= LEAST) };
+    head[AT..].first_chunk().map_or([0; COUNT], |bytes| *bytes)
+}
 
 /// First bytes of addresses that are no source, or meant for the link alone, or that share their first byte with such.
-static WITH_CARE: [u8; 256] = {
-    let mut table = [0; 256];
+static NO_SOURCE: [bool; 256] = first_bytes(true);
+/// The same for destinations.
+static NO_DESTINATION: [bool; 256] = first_bytes(false);
+
+const fn first_bytes(is_source: bool) -> [bool; 256] {
+    let mut table = [false; 256];
     let mut first = 0;
     while first < 256 {
-        if matches!(first, 0 | 127) {
-            table[first] = SOURCE;
-        } else if matches!(first, 169 | 224..=255) {
-            table[first] = SOURCE | DESTINATION;
-        }
+        table[first] = matches!(first, 169 | 224..=255) || is_source && matches!(first, 0 | 127);
         first += 1;
     }
     table
-};
+}
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@
 //! Invariant: what [`Outer::write`] puts before a frame, [`parse_outer`] reads back. Byte order: big-endian on the wire.
 //! Errors: a [`DropReason`] each.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use crate::ethernet::{self, EthernetHeader, HEADER_LEN};
@@ -246,29 +246,39 @@ fn decap(frame: &[u8], outer: &Headers) -> Result<Decap, DropReason> {
 /// its links and keeps each in order.
 #[inline]
 pub fn entropy_port(five_tuple: &FiveTuple) -> u16 {
-    let bits = |address: IpAddr| match address {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
+    let wide = |address: IpAddr| match address {
+        IpAddr::V4(address) => u64::from(narrow(address)),
         IpAddr::V6(address) => {
             let bits = address.to_bits();
             mix((bits >> 64) as u64, bits as u64)
         }
     };
-    let ports = u64::from(five_tuple.source_port) << 32
-        | u64::from(five_tuple.destination_port) << 16
-        | u64::from(five_tuple.protocol);
-    entropy(bits(five_tuple.source), bits(five_tuple.destination), ports)
+    let addresses = match (five_tuple.source, five_tuple.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            u64::from(narrow(source)) | u64::from(narrow(destination)) << 32
+        }
+        (source, destination) => mix(wide(source), wide(destination)),
+    };
+    let ports =
+        u32::from(five_tuple.source_port.swap_bytes()) | u32::from(five_tuple.destination_port.swap_bytes()) << 16;
+    entropy(addresses, ports, five_tuple.protocol)
+}
+
+/// An IPv4 address as it stands in a frame, as [`Plain`] has it.
+#[inline]
+const fn narrow(address: Ipv4Addr) -> u32 {
+    u32::from_le_bytes(address.octets())
 }
 
 /// [`entropy_port`] of a plain packet.
 #[inline(always)]
 pub const fn entropy_port_of_plain(plain: &Plain) -> u16 {
-    let ports = (plain.ports as u64) << 16 | plain.protocol as u64;
-    entropy(plain.addresses >> 32, plain.addresses & 0xffff_ffff, ports)
+    entropy(plain.addresses, plain.ports, plain.protocol)
 }
 
 #[inline(always)]
-const fn entropy(source: u64, destination: u64, ports: u64) -> u16 {
-    0xc000 | (mix(mix(source, destination), ports) >> 50) as u16
+const fn entropy(addresses: u64, ports: u32, protocol: u8) -> u16 {
+    0xc000 | (mix(addresses, (ports as u64) << 8 | protocol as u64) >> 50) as u16
 }
 
 /// [`entropy_port`] of a packet: fragments, the first too, are hashed without their ports, which later ones lack.
@@ -286,7 +296,7 @@ pub fn entropy_port_of(headers: &Headers) -> u16 {
 #[inline]
 const fn mix(a: u64, b: u64) -> u64 {
     let product = (a ^ 0x9e37_79b9_7f4a_7c15) as u128 * (b ^ 0xd1b5_4a32_d192_ed03) as u128;
-    ((product >> 64) as u64 ^ product as u64).wrapping_mul(0xff51_afd7_ed55_8ccd)
+    (product >> 64) as u64 ^ product as u64
 }
 
 /// Outer ECN from inner at the tunnel's entrance: normal mode copies it (RFC 6040 section 4.1).

@@ -62,7 +62,6 @@ pub struct FlowEntry {
     pub announced: bool,
     /// Which sides have closed: [`Side`] bits; and [`SYN_SEEN`].
     flags_seen: u8,
-    is_v6: bool,
     /// A packet has passed that was not one of those that open and close connections.
     is_used: bool,
     rest: u16,
@@ -108,7 +107,7 @@ impl Rule {
 impl FlowEntry {
     /// A new flow. `born` is the table's count of flows so far.
     pub(super) fn new(image: KeyImage, state: &FlowState, actions: &mut Actions, now_ns: u64, born: u64) -> Self {
-        let KeyImage { addresses, ports, rest, is_v6 } = image;
+        let KeyImage { addresses, ports, rest } = image;
         Self {
             last_ns: now_ns,
             packets: 0,
@@ -117,7 +116,6 @@ impl FlowEntry {
             learned: false,
             announced: false,
             flags_seen: 0,
-            is_v6,
             is_used: false,
             rest,
             rule: Rule::of(state, actions),
@@ -146,7 +144,7 @@ impl FlowEntry {
 
     /// Its key in short.
     pub(super) fn image(&self) -> KeyImage {
-        KeyImage { addresses: self.addresses, ports: self.ports, rest: self.rest, is_v6: self.is_v6 }
+        KeyImage { addresses: self.addresses, ports: self.ports, rest: self.rest }
     }
 
     /// The controller is being asked.

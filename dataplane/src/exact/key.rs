@@ -3,13 +3,13 @@
 //! On the packet's path: every look into ExactTable packs its key and hashes it here.
 //!
 //! ```text
-//!  addresses, 64 bits     IPv4: source, destination        IPv6: a seeded hash of both
-//!  ports, 64 bits         source port | destination port | vport | low 16 bits of the VNI
+//!  addresses, 64 bits     IPv4: destination | source, as bytes in a frame      IPv6: a seeded hash of both
+//!  ports, 64 bits         destination port | source port, likewise | IPv6? | vport | low 16 bits of the VNI
 //!  rest, 16 bits          high 8 bits of the VNI | protocol
 //! ```
 //!
 //! The image of an IPv4 key is the key. IPv6 addresses do not fit: what matches an IPv6 image is compared with the addresses
-//! themselves, which lie beside the entries. Which of the two it is takes one bit more, `is_v6`.
+//! themselves, which lie beside the entries. Which of the two it is takes the bit that no vport has.
 //!
 //! **The hash.** Flow keys are chosen by whoever sends packets, so it is built of products of two factors, *each* masked by a
 //! secret word: `fold(x, y)` is the exclusive or of both halves of the 128-bit product `(x ^ secret) * (y ^ other secret)`.
@@ -26,6 +26,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use packet::{FiveTuple, FlowKey, Plain, Vni, VportId};
+use shm::counters::MAX_VPORTS;
 
 /// Source and destination of an IPv6 flow.
 pub type V6Addresses = [[u8; 16]; 2];
@@ -35,13 +36,18 @@ pub type V6Addresses = [[u8; 16]; 2];
 pub struct KeyImage {
     /// Both addresses, or their hash.
     pub addresses: u64,
-    /// Both ports, the vport and the low half of the VNI.
+    /// Both ports, the vport, whether the addresses are IPv6, and the low half of the VNI.
     pub ports: u64,
     /// The rest of the VNI, and the protocol.
     pub rest: u16,
-    /// The addresses are IPv6.
-    pub is_v6: bool,
 }
+
+/// Of the word of ports: the addresses are IPv6.
+const IS_V6: u64 = 1 << 31;
+/// The vport's bits of the half word above the VNI.
+const VPORT: u16 = 0x7fff;
+
+const _: () = assert!(MAX_VPORTS <= VPORT as usize);
 
 /// What makes one table's hash unlike any other's.
 #[derive(Clone)]
@@ -57,7 +63,7 @@ impl Seed {
     /// The image of a key. The addresses of a five-tuple are of one family.
     #[inline(always)]
     pub fn image(&self, key: &FlowKey) -> KeyImage {
-        let of_v6 = || KeyImage::new(key, self.hash_v6(key), true);
+        let of_v6 = || KeyImage::new(key, self.hash_v6(key)).of_v6();
         KeyImage::of_v4(key).unwrap_or_else(of_v6)
     }
 
@@ -68,8 +74,7 @@ impl Seed {
     pub fn hash(&self, image: &KeyImage) -> (u64, u16) {
         let Self([_, _, c, d, ..]) = self;
         let mixed = self.mix(image.addresses, image.ports);
-        let rest = u64::from(image.rest) | u64::from(image.is_v6) << 16;
-        (fold(mixed ^ c, rest ^ d), image.rest ^ mixed as u16)
+        (fold(mixed ^ c, u64::from(image.rest) ^ d), image.rest ^ mixed as u16)
     }
 
     /// What makes a tag of `rest`, and `rest` of a tag.
@@ -114,7 +119,8 @@ impl KeyImage {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (key.five_tuple.source, key.five_tuple.destination) else {
             return None;
         };
-        Some(Self::new(key, u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()), false))
+        let bytes = |address: Ipv4Addr| u64::from(u32::from_le_bytes(address.octets()));
+        Some(Self::new(key, bytes(source) | bytes(destination) << 32))
     }
 
     /// The image of the key that a plain packet has at a vport of this network.
@@ -134,41 +140,48 @@ impl KeyImage {
         let vni = vni.value();
         Self {
             addresses,
-            ports: u64::from(ports) << 32 | u64::from(vport.0) << 16 | u64::from(vni as u16),
+            ports: u64::from(ports) << 32 | u64::from(vport.0 & VPORT) << 16 | u64::from(vni as u16),
             rest: (vni >> 8) as u16 & 0xff00 | u16::from(protocol),
-            is_v6: false,
         }
     }
 
     #[inline(always)]
-    fn new(key: &FlowKey, addresses: u64, is_v6: bool) -> Self {
+    fn new(key: &FlowKey, addresses: u64) -> Self {
         let FiveTuple { source_port, destination_port, protocol, .. } = key.five_tuple;
-        let vni = key.vni.value();
-        let ports = u64::from(source_port) << 48
-            | u64::from(destination_port) << 32
-            | u64::from(key.vport.0) << 16
-            | u64::from(vni as u16);
-        Self { addresses, ports, rest: (vni >> 8) as u16 & 0xff00 | u16::from(protocol), is_v6 }
+        let ports = u32::from(source_port.swap_bytes()) | u32::from(destination_port.swap_bytes()) << 16;
+        Self::of_words(addresses, ports, protocol, key.vport, key.vni)
+    }
+
+    /// The same with addresses that are a hash.
+    #[inline(always)]
+    const fn of_v6(self) -> Self {
+        Self { ports: self.ports | IS_V6, ..self }
+    }
+
+    /// True if the addresses are IPv6.
+    #[inline(always)]
+    pub const fn is_v6(&self) -> bool {
+        is_v6(self.ports)
     }
 
     /// The key of this image. `v6` are its addresses if they are IPv6.
     pub fn key(&self, v6: &V6Addresses) -> FlowKey {
-        let (source, destination) = if self.is_v6 {
+        let (source, destination) = if self.is_v6() {
             let [source, destination] = v6.map(Ipv6Addr::from);
             (IpAddr::V6(source), IpAddr::V6(destination))
         } else {
-            let v4 = |bits: u64| IpAddr::V4(Ipv4Addr::from_bits(bits as u32));
-            (v4(self.addresses >> 32), v4(self.addresses))
+            let v4 = |bytes: u64| IpAddr::V4(Ipv4Addr::from((bytes as u32).to_le_bytes()));
+            (v4(self.addresses), v4(self.addresses >> 32))
         };
         let vni = u32::from(self.rest & 0xff00) << 8 | self.ports as u32 & 0xffff;
         FlowKey {
-            vport: VportId((self.ports >> 16) as u16),
+            vport: VportId((self.ports >> 16) as u16 & VPORT),
             vni: Vni::new(vni).unwrap_or_default(), // 24 bits by construction
             five_tuple: FiveTuple {
                 source,
                 destination,
-                source_port: (self.ports >> 48) as u16,
-                destination_port: (self.ports >> 32) as u16,
+                source_port: ((self.ports >> 32) as u16).swap_bytes(),
+                destination_port: ((self.ports >> 48) as u16).swap_bytes(),
                 protocol: self.protocol(),
             },
         }
@@ -178,6 +191,12 @@ impl KeyImage {
     pub const fn protocol(&self) -> u8 {
         self.rest as u8
     }
+}
+
+/// True if the word of ports is that of an IPv6 key.
+#[inline(always)]
+pub const fn is_v6(ports: u64) -> bool {
+    ports & IS_V6 != 0
 }
 
 /// Both addresses of an IPv6 key.
@@ -228,7 +247,7 @@ mod tests {
     proptest! {
         /// Breaks if a plain packet, or its answer, meets another flow than its parsed headers say.
         #[test]
-        fn a_plain_packets_image_is_its_keys(addresses: u64, ports: u32, vport: u16, vni in 0_u32..1 << 24, protocol: u8) {
+        fn a_plain_packets_image_is_its_keys(addresses: u64, ports: u32, vport in 0..VPORT, vni in 0_u32..1 << 24, protocol: u8) {
             let plain = Plain { addresses, ports, ip_len: 28, traffic_class: 0, ttl: 64, protocol, tcp_flags: 0 };
             let (vport, vni) = (VportId(vport), Vni::new(vni).unwrap());
             let key = FlowKey { vport, vni, five_tuple: plain.five_tuple() };
@@ -239,7 +258,7 @@ mod tests {
 
         /// Breaks if a field is cut, lies under another one, or comes back in another one's place.
         #[test]
-        fn an_image_is_the_key(v4_addresses: [u32; 2], v6: Option<[u128; 2]>, ports: u32, vport: u16, vni: u32, protocol: u8) {
+        fn an_image_is_the_key(v4_addresses: [u32; 2], v6: Option<[u128; 2]>, ports: u32, vport in 0..VPORT, vni: u32, protocol: u8) {
             let mut key = v4(v4_addresses[0], v4_addresses[1], ports, vport, vni, protocol);
             if let Some([source, destination]) = v6 {
                 key.five_tuple.source = Ipv6Addr::from_bits(source).into();
@@ -247,7 +266,7 @@ mod tests {
             }
             let seed = Seed::new();
             let image = seed.image(&key);
-            prop_assert_eq!(image.is_v6, v6.is_some());
+            prop_assert_eq!(image.is_v6(), v6.is_some());
             prop_assert_eq!(image.key(&v6_addresses(&key)), key);
             prop_assert_eq!(seed.hash(&image).1 ^ seed.mask(image.addresses, image.ports), image.rest);
         }
@@ -278,7 +297,7 @@ mod tests {
             let image = Seed::of_zeros().image(key);
             let (a, b) = (1 << random.u32(..32), 1 << random.u32(..32));
             let protocol = if random.bool() { 6 } else { 17 };
-            let (source, destination) = ((image.addresses >> 32) as u32, image.addresses as u32);
+            let (source, destination) = (image.addresses as u32, (image.addresses >> 32) as u32);
             let ports = u32::from(five_tuple.source_port) << 16 | u32::from(five_tuple.destination_port);
             match random.u8(..4) {
                 0 => v4(source ^ a, destination ^ b, ports, vport.0, vni.value(), protocol),
@@ -309,7 +328,7 @@ mod tests {
             |n| v4(0x0a00_0001, 0xc0a8_0001, n << 16 | 443, 1, 100, 17),
             |n| v4(n, n, n << 16 | n, 1, 100, 17),
             |n| v4(n << 12, 0xc0a8_0001, n, 1, 100, 6),
-            |n| v4(0x0a00_0001, 0xc0a8_0001, 443, n as u16, n >> 8, n as u8),
+            |n| v4(0x0a00_0001, 0xc0a8_0001, 443, n as u16 & VPORT, n >> 8, n as u8),
         ];
         for seed in std::array::from_fn::<_, 16, _>(|_| Seed::new()) {
             for (at, pattern) in patterns.iter().enumerate() {

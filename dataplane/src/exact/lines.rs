@@ -6,9 +6,9 @@
 //! A line holds three keys whole, with the positions of their entries, so that a hit is certain without reading anything else:
 //!
 //! ```text
-//!  bytes  0..24   addresses, of three slots           54..60   low 16 bits of position + 1; 0 in all 24: the slot is free
-//!        24..48   ports, vport, low half of the VNI   60..63   high 8 bits of it
-//!        48..54   tags                                63       bits 0..3 the slot's key is IPv6; 3..8 strays
+//!  bytes  0..24   addresses, of three slots           48..54   tags
+//!        24..48   ports, vport, low half of the VNI   54..63   position + 1, of 3 bytes each; 0: the slot is free
+//!                                                     63       strays
 //! ```
 //!
 //! The tag is the rest of the key under a mask that is a hash of its addresses and ports. It differs from key to key, so the
@@ -23,21 +23,21 @@
 //! secret.
 //!
 //! Invariants: a key is in exactly one place: its home, its other line, or the stash. A line's strays are counted exactly up to
-//! 31, from where on the count stays, which costs misses a second line and nothing else.
+//! 255, from where on the count stays, which costs misses a second line and nothing else. A free slot is all zeros.
 
 use arrayvec::ArrayVec;
 use dpdk::HugeArray;
 use dpdk::memory::prefetch;
 use zerocopy::FromZeros;
 
-use super::key::{KeyImage, Seed};
+use super::key::{self, KeyImage, Seed};
 
 /// Keys in a line.
 const SLOTS: usize = 3;
 /// The most positions that a line can name.
 pub const POSITIONS_MAX: usize = (1 << 24) - 1;
 /// From here on a line's strays are not counted any more.
-const STRAYS_MAX: u8 = 31;
+const STRAYS_MAX: u8 = u8::MAX;
 /// Lines that are looked at to find a chain of moves.
 const SEARCH: usize = 128;
 
@@ -47,11 +47,19 @@ const SEARCH: usize = 128;
 struct Line {
     addresses: [u64; SLOTS],
     ports: [u64; SLOTS],
-    tags: [u16; SLOTS],
-    place_low: [u16; SLOTS],
-    place_high: [u8; SLOTS],
-    marks: u8,
+    /// Tags, places and strays.
+    tail: [u8; 16],
 }
+
+/// Where the places and the strays are in a line's tail.
+const PLACES: usize = 2 * SLOTS;
+const STRAYS: usize = 15;
+/// Bytes of a place, and its bits of the four bytes where it begins.
+const PLACE: usize = 3;
+const PLACE_MASK: u32 = 0xff_ffff;
+/// The lowest and the highest bit of each tag, where the tags are one word.
+const TAG_LOW: u64 = 0x0001_0001_0001;
+const TAG_HIGH: u64 = TAG_LOW << 15;
 
 const _: () = assert!(size_of::<Line>() == 64);
 
@@ -65,14 +73,16 @@ pub struct Lines {
 }
 
 /// A key on its way through a burst: what a line holds of it, its home, and the half of its hash that knows the other line.
+#[derive(Debug, Clone, Copy)]
 pub struct Probe {
     addresses: u64,
     ports: u64,
+    /// The tag for each slot, as a line has them.
+    tags: u64,
     home: u32,
     half_hash: u32,
-    tag: u16,
-    /// The key is IPv6.
-    pub is_v6: bool,
+    /// Once it was looked up, the flow's position + 1; 0 if there is none.
+    pub place: u32,
 }
 
 /// What a key's home says about it.
@@ -118,7 +128,9 @@ impl Lines {
     #[inline(always)]
     pub fn probe(&self, image: KeyImage) -> Probe {
         let probe = self.probe_later(image);
-        prefetch(&self.lines[probe.home as usize]);
+        if let Some(line) = self.lines.get(probe.home as usize) {
+            prefetch(line);
+        }
         probe
     }
 
@@ -126,9 +138,9 @@ impl Lines {
     #[inline(always)]
     pub fn probe_later(&self, image: KeyImage) -> Probe {
         let (hash, tag) = self.seed.hash(&image);
-        let KeyImage { addresses, ports, is_v6, .. } = image;
+        let KeyImage { addresses, ports, .. } = image;
         let home = scaled((hash >> 32) as u32, self.lines.len());
-        Probe { addresses, ports, home: home as u32, half_hash: hash as u32, tag, is_v6 }
+        Probe { addresses, ports, tags: u64::from(tag) * TAG_LOW, home: home as u32, half_hash: hash as u32, place: 0 }
     }
 
     /// The other line of a key, which is never its home.
@@ -141,15 +153,15 @@ impl Lines {
     /// The key that was probed.
     #[inline]
     pub fn image(&self, probe: &Probe) -> KeyImage {
-        let &Probe { addresses, ports, tag, is_v6, .. } = probe;
-        KeyImage { addresses, ports, rest: tag ^ self.seed.mask(addresses, ports), is_v6 }
+        let &Probe { addresses, ports, tags, .. } = probe;
+        KeyImage { addresses, ports, rest: tags as u16 ^ self.seed.mask(addresses, ports) }
     }
 
     /// The position of a key of which `is_it` says so, as far as its home knows. If the answer is elsewhere, its other line is on
     /// its way into the cache.
     #[inline(always)]
     pub fn at_home(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> AtHome {
-        let line = &self.lines[probe.home as usize];
+        let Some(line) = self.lines.get(probe.home as usize) else { return AtHome::Absent };
         if let Some(position) = line.find(probe, is_it) {
             AtHome::Found(position)
         } else if line.strays() == 0 {
@@ -303,8 +315,8 @@ impl Lines {
     fn key_in(&self, line: usize, slot: usize) -> Probe {
         let line = &self.lines[line];
         let (addresses, ports) = (line.addresses[slot], line.ports[slot]);
-        let rest = line.tags[slot] ^ self.seed.mask(addresses, ports);
-        self.probe_later(KeyImage { addresses, ports, rest, is_v6: line.is_v6(slot) })
+        let rest = line.tag(slot) ^ self.seed.mask(addresses, ports);
+        self.probe_later(KeyImage { addresses, ports, rest })
     }
 }
 
@@ -314,18 +326,40 @@ const fn scaled(half_hash: u32, count: usize) -> usize {
     ((half_hash as u64 * count as u64) >> 32) as usize
 }
 
+impl Probe {
+    /// In place of one: its home is no line, so that it finds nothing.
+    pub const NOTHING: Self = Self { addresses: 0, ports: 0, tags: 0, home: u32::MAX, half_hash: 0, place: 0 };
+
+    /// True if the key is IPv6.
+    #[inline(always)]
+    pub const fn is_v6(&self) -> bool {
+        key::is_v6(self.ports)
+    }
+}
+
 impl Line {
     /// The position of a key that is here, and of which `is_it` says that it is the one.
     #[inline(always)]
     fn find(&self, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut equal = self.equal_tags(probe.tag);
+        let equal = self.equal_tags(probe);
+        if equal == 0 {
+            return None;
+        }
+        // The lowest one has it for sure, and as a rule it is the only one.
+        let slot = slot_of_lowest(equal);
+        if let Some(position) = self.position_if(slot, probe, &is_it) {
+            return Some(position);
+        }
+        self.find_behind(equal & (equal - 1), probe, is_it)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_behind(&self, mut equal: u64, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         while equal != 0 {
-            let slot = ((equal.trailing_zeros() / u16::BITS) as usize).min(SLOTS - 1); // as it is; so no index is checked
-            if self.addresses[slot] == probe.addresses
-                && self.ports[slot] == probe.ports
-                && self.is_v6(slot) == probe.is_v6
-                && let Some(position) = self.position(slot)
-                && is_it(position)
+            let slot = slot_of_lowest(equal);
+            if self.tag(slot) == probe.tags as u16
+                && let Some(position) = self.position_if(slot, probe, &is_it)
             {
                 return Some(position);
             }
@@ -334,19 +368,27 @@ impl Line {
         None
     }
 
-    /// The slots with this tag: each one's 16 bits are 0x8000 if it has it, else 0. A free slot has one left over.
+    /// The position in a slot with the key's tag, if all of the key is there.
     #[inline(always)]
-    fn equal_tags(&self, tag: u16) -> u64 {
-        const EACH: u64 = 0x0001_0001_0001;
-        let [first, second, third] = self.tags.map(u64::from);
-        let differ = (first | second << 16 | third << 32) ^ (u64::from(tag) * EACH);
-        let all_but_top = EACH * 0x7fff;
-        !(((differ & all_but_top) + all_but_top) | differ) & EACH << 15
+    fn position_if(&self, slot: usize, probe: &Probe, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        if self.addresses[slot] != probe.addresses || self.ports[slot] != probe.ports {
+            return None;
+        }
+        self.position(slot).filter(|&position| is_it(position))
+    }
+
+    /// The slots with the key's tag: of each one's 16 bits the highest is set if it has it. Behind such a slot it may be set for
+    /// others, too, since the subtraction borrows. A free slot may be among them.
+    #[inline(always)]
+    fn equal_tags(&self, probe: &Probe) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.tail;
+        let differ = u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ probe.tags;
+        differ.wrapping_sub(TAG_LOW) & !differ & TAG_HIGH
     }
 
     #[inline(always)]
-    fn is_v6(&self, slot: usize) -> bool {
-        self.marks >> slot & 1 != 0
+    fn tag(&self, slot: usize) -> u16 {
+        u16::from_le_bytes([self.tail[2 * slot], self.tail[2 * slot + 1]])
     }
 
     #[inline(always)]
@@ -356,7 +398,8 @@ impl Line {
 
     #[inline(always)]
     fn place(&self, slot: usize) -> u32 {
-        u32::from(self.place_low[slot]) | u32::from(self.place_high[slot]) << 16
+        let four = self.tail[PLACES + PLACE * slot..].first_chunk();
+        four.map_or(0, |&four| u32::from_le_bytes(four)) & PLACE_MASK // there are four
     }
 
     fn slot_of(&self, position: u32) -> Option<usize> {
@@ -368,36 +411,41 @@ impl Line {
     }
 
     fn put(&mut self, slot: usize, probe: &Probe, position: u32) {
-        self.addresses[slot] = probe.addresses;
-        self.ports[slot] = probe.ports;
-        self.tags[slot] = probe.tag;
-        self.marks = self.marks & !(1 << slot) | u8::from(probe.is_v6) << slot;
-        let place = position + 1;
-        self.place_low[slot] = place as u16;
-        self.place_high[slot] = (place >> 16) as u8;
+        self.fill(slot, (probe.addresses, probe.ports), probe.tags as u16, position + 1);
     }
 
     fn clear(&mut self, slot: usize) {
-        self.place_low[slot] = 0;
-        self.place_high[slot] = 0;
+        self.fill(slot, (0, 0), 0, 0);
+    }
+
+    fn fill(&mut self, slot: usize, (addresses, ports): (u64, u64), tag: u16, place: u32) {
+        self.addresses[slot] = addresses;
+        self.ports[slot] = ports;
+        self.tail[2 * slot..][..2].copy_from_slice(&tag.to_le_bytes());
+        self.tail[PLACES + PLACE * slot..][..PLACE].copy_from_slice(&place.to_le_bytes()[..PLACE]);
     }
 
     #[inline(always)]
     const fn strays(&self) -> u8 {
-        self.marks >> SLOTS
+        self.tail[STRAYS]
     }
 
     fn add_stray(&mut self) {
-        if self.strays() < STRAYS_MAX {
-            self.marks += 1 << SLOTS;
-        }
+        self.tail[STRAYS] = self.strays().saturating_add(1);
     }
 
     fn remove_stray(&mut self) {
-        if (1..STRAYS_MAX).contains(&self.strays()) {
-            self.marks -= 1 << SLOTS;
+        if self.strays() < STRAYS_MAX {
+            self.tail[STRAYS] = self.strays().saturating_sub(1);
         }
     }
+}
+
+/// The slot of the lowest bit set.
+#[inline(always)]
+const fn slot_of_lowest(equal: u64) -> usize {
+    let slot = (equal.trailing_zeros() / u16::BITS) as usize;
+    if slot < SLOTS { slot } else { SLOTS - 1 } // it is; so no index is checked
 }
 
 #[cfg(test)]

@@ -3,24 +3,22 @@
 //!
 //! An exit stands as long as the neighbour that it leads to has its address and is not due for a question.
 
-use std::net::Ipv4Addr;
-
 use packet::vxlan::{self, Outer, Template, V4_OVERHEAD};
-use packet::{Ecn, Plain, Vni, VportId, ethernet};
+use packet::{Ecn, Plain, VportId, ethernet};
 use shm::launch::Encapsulation;
 
 use crate::io_lcore::{IoPort, TunnelPort};
 use crate::meta::{BareMbuf, Mbuf};
 use crate::neighbors::{Known, Neighbors};
+use crate::ways::Exit;
 
 /// Exits at hand; a power of two.
 const AT_HAND: usize = 256;
 
-/// An exit: one VTEP, one network.
+/// An exit that is open: what its packets get.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Exit {
-    /// The VTEP above, the network below.
-    key: u64,
+pub(crate) struct OpenExit {
+    exit: Exit,
     neighbors: u64,
     until_ns: u64,
     /// The largest frame that fits the underlay, bytes.
@@ -31,45 +29,44 @@ pub(crate) struct Exit {
 }
 
 /// The exits of the lcore with the tunnel.
-pub(crate) struct Exits(Box<[Option<Exit>; AT_HAND]>);
+pub(crate) struct Exits(Box<[Option<OpenExit>; AT_HAND]>);
 
 impl Exits {
     pub fn new() -> Self {
         Self(Box::new([None; AT_HAND]))
     }
 
-    /// The exit to a VTEP in a network; none where that takes more care.
+    /// An exit, opened if need be; none where that takes more care.
     #[inline(always)]
-    pub fn to(
+    pub fn open(
         &mut self,
-        (vtep, vni): (Ipv4Addr, Vni),
+        exit: Exit,
         tunnel: &Option<TunnelPort>,
         ports: &[IoPort],
         neighbors: &Neighbors<Mbuf>,
         now_ns: u64,
-    ) -> Option<&Exit> {
-        let key = u64::from(vtep.to_bits()) << 32 | u64::from(vni.value());
-        let exit = &mut self.0[(vtep.to_bits() ^ vni.value() << 4) as usize % AT_HAND];
-        let stands = exit
+    ) -> Option<&OpenExit> {
+        let place = &mut self.0[exit.place(AT_HAND)];
+        let stands = place
             .as_ref()
-            .is_some_and(|exit| exit.key == key && exit.neighbors == neighbors.version() && now_ns < exit.until_ns);
+            .is_some_and(|open| open.exit == exit && open.neighbors == neighbors.version() && now_ns < open.until_ns);
         if !stands {
-            *exit = open(key, (vtep, vni), tunnel, ports, neighbors, now_ns);
+            *place = open(exit, tunnel, ports, neighbors, now_ns);
         }
-        exit.as_ref()
+        place.as_ref()
     }
 }
 
 #[cold]
 #[inline(never)]
 fn open(
-    key: u64,
-    (vtep, vni): (Ipv4Addr, Vni),
+    exit: Exit,
     tunnel: &Option<TunnelPort>,
     ports: &[IoPort],
     neighbors: &Neighbors<Mbuf>,
     now_ns: u64,
-) -> Option<Exit> {
+) -> Option<OpenExit> {
+    let vtep = exit.vtep();
     let tunnel = tunnel.as_ref().filter(|tunnel| tunnel.encapsulation == Encapsulation::Vxlan)?;
     let port = &ports[tunnel.port];
     let Known { mac, until_ns } = neighbors.known((VportId::TUNNEL, tunnel.next_hop(vtep.into())), now_ns)?;
@@ -80,15 +77,15 @@ fn open(
         destination: vtep.into(),
         source_port: 0,
         udp_port: tunnel.udp_port,
-        vni,
+        vni: exit.vni(),
         dscp: 0,
         ecn: Ecn::NotEct,
     })?;
     let largest = (usize::from(port.mtu) + ethernet::HEADER_LEN).saturating_sub(V4_OVERHEAD);
-    Some(Exit { key, neighbors: neighbors.version(), until_ns, largest, port: tunnel.port, template })
+    Some(OpenExit { exit, neighbors: neighbors.version(), until_ns, largest, port: tunnel.port, template })
 }
 
-impl Exit {
+impl OpenExit {
     /// True if a frame of this length can be put into VXLAN here, in an mbuf with this headroom.
     #[inline(always)]
     pub fn takes(&self, frame_len: usize, headroom: usize) -> bool {
@@ -99,8 +96,7 @@ impl Exit {
     #[inline(always)]
     pub fn wrap(&self, mbuf: &mut BareMbuf, plain: &Plain, traffic_class: u8) {
         let inner_len = mbuf.len() as u16;
-        let room = mbuf.prepend(V4_OVERHEAD).and_then(|room| room.first_chunk_mut());
-        if let Some(room) = room {
+        if let Some(room) = mbuf.prepend_array() {
             self.template.write(room, inner_len, vxlan::entropy_port_of_plain(plain), traffic_class);
         }
     }

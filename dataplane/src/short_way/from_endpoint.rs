@@ -1,9 +1,9 @@
 //! The short way in by an endpoint's link: flows that have their exact rules.
 
-use packet::{MacAddr, Plain, Vni, VportId};
+use packet::{Plain, Vni, VportId};
 use shm::rules::Delivery;
 
-use super::{Leaving, Looked, trim};
+use super::{Address, Leaving, look_at, trim};
 use crate::exact::{FlowHandle, Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
@@ -13,7 +13,7 @@ use crate::ways::To;
 /// Where packets come in.
 struct Door {
     vport: VportId,
-    mac: MacAddr,
+    mac: Address,
     mtu: u16,
 }
 
@@ -23,7 +23,7 @@ impl Door {
     fn look(&self, mbuf: &BareMbuf) -> Option<Plain> {
         let frame = mbuf.data();
         let plain = Plain::parse_with_syn(frame)?;
-        let is_ours = frame.starts_with(&self.mac.0) && mbuf.is_single_segment();
+        let is_ours = self.mac.is_destination_of(frame) && mbuf.is_single_segment();
         (is_ours && plain.ip_len <= self.mtu && plain.ttl > 1).then_some(plain)
     }
 }
@@ -31,18 +31,19 @@ impl Door {
 impl IoLcore {
     /// Untagged frames of the port `at`, where this endpoint is.
     pub(super) fn burst_from_endpoint(&mut self, at: usize, vport: VportId, vni: Vni, burst: &mut BareBurst) {
-        let door = Door { vport, mac: self.ports[at].mac, mtu: self.ports[at].mtu };
+        let door = Door { vport, mac: Address::new(self.ports[at].mac), mtu: self.ports[at].mtu };
         let exact = &self.forwarder.exact;
-        let looked = Looked::at(burst, |mbuf| {
+        let mut looked = look_at(burst, (Plain::NOTHING, Probe::NOTHING), |mbuf| {
             let plain = door.look(mbuf)?;
             Some((plain, exact.probe(KeyImage::of_plain(&plain, vport, vni))))
         });
-        let found = exact.find_probed(&looked.packets, |(_, probe)| probe);
+        let there = looked.get_mut(..burst.len()).unwrap_or_default(); // a burst is no longer
+        let found = exact.find_probed(there, |(_, probe)| probe);
         let (mut leaving, mut ended) = (Leaving::new(), BareBurst::new());
         let (mut packets, mut bytes) = (0, 0);
-        for (mbuf, place) in burst.drain().zip(looked.places()) {
-            let started = match place.and_then(|place| Some((looked.packets.get(place)?, found.flow(place)?))) {
-                Some(((plain, _), flow)) => self.start(&door, plain, flow, mbuf, &mut leaving),
+        for (mbuf, (plain, probe)) in burst.drain().zip(&looked) {
+            let started = match found.flow(probe) {
+                Some(flow) => self.start(&door, plain, flow, mbuf, &mut leaving),
                 None => Err(mbuf),
             };
             match started {
@@ -51,10 +52,9 @@ impl IoLcore {
                     bytes += length as u64;
                 }
                 Err(mbuf) => {
-                    let seen = place.and_then(|place| Some((looked.packets.get(place)?, place)));
-                    let ended_at =
-                        self.end_or_take_long_way((at, vport), mbuf, seen, &found, (&mut ended, &mut leaving));
-                    if let Some(length) = ended_at {
+                    let seen = (plain, probe, found);
+                    let length = self.end_or_take_long_way((at, vport), mbuf, seen, (&mut ended, &mut leaving));
+                    if let Some(length) = length {
                         packets += 1;
                         bytes += length as u64;
                     }
@@ -66,7 +66,7 @@ impl IoLcore {
         self.forwarder.account.leave_uncaptured(vport, packets, bytes);
     }
 
-    /// A packet that was not started: `seen` is what it was looked at as, and its place. If it only ends here, it goes to the others
+    /// A packet that was not started: as what it was looked at, and what was found of it. If it only ends here, it goes to the others
     /// that do, and its length is returned; else it takes the long way, after those that are leaving.
     #[cold]
     #[inline(never)]
@@ -74,21 +74,18 @@ impl IoLcore {
         &mut self,
         (at, vport): (usize, VportId),
         mbuf: BareMbuf,
-        seen: Option<(&(Plain, Probe), usize)>,
-        found: &Found,
+        (plain, probe, found): (&Plain, &Probe, Found),
         (ended, leaving): (&mut BareBurst, &mut Leaving),
     ) -> Option<usize> {
-        let turned_away = |((plain, probe), place): (&(Plain, Probe), usize)| {
-            let reason = self.forwarder.turned_away(vport, probe, found, place)?;
-            Some((reason, plain.frame_len()))
-        };
-        let Some((reason, length)) = seen.and_then(turned_away) else {
+        let is_plain = *plain != Plain::NOTHING;
+        let reason = if is_plain { self.forwarder.turned_away(vport, probe, found) } else { None };
+        let Some(reason) = reason else {
             self.take_long_way(at, mbuf, leaving);
             return None;
         };
         self.forwarder.account.count_drop(reason, 1);
         let _ = ended.push(mbuf); // there is room for the whole burst
-        Some(length)
+        Some(plain.frame_len())
     }
 
     /// A packet meets its flow's rule; returns its length. One that needs more care is given back as it came.
@@ -110,7 +107,6 @@ impl IoLcore {
             return Err(mbuf);
         }
         let length = plain.frame_len();
-        let tag = way.meta.tag.map_or(0, |tag| tag.dscp());
         let mut meet = || entry.meet(u64::from(plain.ip_len), plain.tcp_flags, *now_ns);
         match way.to {
             To::LongWay => return Err(mbuf),
@@ -118,20 +114,20 @@ impl IoLcore {
                 meet();
                 trim(&mut mbuf, plain);
                 let frame = mbuf.data_mut();
-                plain.forward(frame, 1, tag);
+                plain.forward(frame, 1, way.tag);
                 way.address(frame);
                 let mut mbuf = mbuf.with_meta(way.meta);
                 mbuf.meta_mut().dscp = plain.dscp();
                 let counters = &account.counters;
                 outlets.push_away(lcore, mbuf, |lost| counters.drop_packets(packet::DropReason::RingFull, lost));
             }
-            To::Tunnel(vtep) => {
-                let exit = exits.to((vtep, way.meta.vni), tunnel, ports, neighbors, *now_ns);
+            To::Tunnel(exit) => {
+                let exit = exits.open(exit, tunnel, ports, neighbors, *now_ns);
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 meet();
                 trim(&mut mbuf, plain);
                 let frame = mbuf.data_mut();
-                plain.forward(frame, 1, tag);
+                plain.forward(frame, 1, way.tag);
                 way.address(frame);
                 account.enter_uncaptured(VportId::TUNNEL, length);
                 exit.wrap(&mut mbuf, plain, plain.traffic_class);

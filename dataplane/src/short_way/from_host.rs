@@ -6,7 +6,7 @@ use packet::vxlan::{self, V4_OVERHEAD, VXLAN_HEADER_LEN};
 use packet::{Ecn, MacAddr, Plain, Tag, Vni, VportId, protocol};
 use shm::launch::Encapsulation;
 
-use super::{Leaving, Looked, trim};
+use super::{Address, Leaving, look_at, trim};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};
@@ -23,12 +23,13 @@ const OUTER_HEADERS: u16 = (V4_OVERHEAD - Plain::ETHERNET) as u16;
 
 /// Where the tunnel ends.
 struct Door {
-    mac: MacAddr,
+    mac: Address,
     address: Ipv4Addr,
     udp_port: u16,
 }
 
 /// A plain packet in VXLAN that needs no more care.
+#[derive(Clone, Copy)]
 struct Inside {
     plain: Plain,
     segment: VportId,
@@ -39,6 +40,15 @@ struct Inside {
 }
 
 impl Inside {
+    /// In place of a packet that is not plain.
+    const NOTHING: Self =
+        Self { plain: Plain::NOTHING, segment: VportId::TUNNEL, vni: Vni::ZERO, tag: Tag::FIRST, dscp: 0 };
+
+    #[inline(always)]
+    const fn is_something(&self) -> bool {
+        self.plain.ip_len > 0
+    }
+
     /// Makes a way's metadata the packet's.
     #[inline(always)]
     fn own(&self, meta: &mut Meta) {
@@ -54,8 +64,9 @@ impl Door {
     fn look(&self, mbuf: &BareMbuf, origins: &mut Origins, topology: &Topology) -> Option<Inside> {
         let frame = mbuf.data();
         let outer = Plain::parse(frame)?;
-        let is_vxlan = outer.protocol == protocol::UDP && outer.ports as u16 == self.udp_port;
-        let is_ours = frame.starts_with(&self.mac.0) && outer.destination() == self.address && mbuf.is_single_segment();
+        let is_vxlan = outer.protocol == protocol::UDP && outer.destination_port() == self.udp_port;
+        let is_ours =
+            self.mac.is_destination_of(frame) && outer.destination() == self.address && mbuf.is_single_segment();
         let head = frame.first_chunk::<V4_OVERHEAD>()?;
         let udp_len = u16::from_be_bytes([head[UDP_CHECKSUM - 2], head[UDP_CHECKSUM - 1]]);
         let is_whole = outer.ip_len.checked_sub(20) == Some(udp_len) && outer.ip_len > OUTER_HEADERS;
@@ -69,8 +80,7 @@ impl Door {
         let tag = Tag::new(plain.dscp()).ok()?;
         let ecn = Ecn::from_traffic_class(plain.traffic_class);
         let stays = vxlan::ecn_at_decap(Ecn::from_traffic_class(outer.traffic_class), ecn) == Ok(ecn);
-        let source = Ipv4Addr::from_bits((outer.addresses >> 32) as u32);
-        let goes = stays && plain.ttl > 1 && origins.is_host(source, vni, topology);
+        let goes = stays && plain.ttl > 1 && origins.is_host(outer.source(), vni, topology);
         goes.then_some(Inside { plain, segment, vni, tag, dscp: outer.dscp() })
     }
 }
@@ -81,20 +91,17 @@ impl IoLcore {
         let mac = self.ports[at].mac;
         let door = self.tunnel.as_ref().and_then(|tunnel| match tunnel.address {
             IpAddr::V4(address) if tunnel.encapsulation == Encapsulation::Vxlan => {
-                Some(Door { mac, address, udp_port: tunnel.udp_port })
+                Some(Door { mac: Address::new(mac), address, udp_port: tunnel.udp_port })
             }
             _ => None,
         });
         let Some(door) = door else { return self.burst_the_long_way(at, burst) };
         let (origins, topology) = (&mut self.origins, &self.forwarder.topology);
-        let looked = Looked::at(burst, |mbuf| door.look(mbuf, origins, topology));
+        let looked = look_at(burst, Inside::NOTHING, |mbuf| door.look(mbuf, origins, topology));
         let mut leaving = Leaving::new();
         let (mut packets, mut bytes) = (0, 0);
-        for (mbuf, place) in burst.drain().zip(looked.places()) {
-            let entered = match place.and_then(|place| looked.packets.get(place)) {
-                Some(inside) => self.enter(inside, mbuf, &mut leaving),
-                None => Err(mbuf),
-            };
+        for (mbuf, inside) in burst.drain().zip(&looked) {
+            let entered = if inside.is_something() { self.enter(inside, mbuf, &mut leaving) } else { Err(mbuf) };
             match entered {
                 Ok(length) => {
                     packets += 1;

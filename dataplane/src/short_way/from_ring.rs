@@ -9,6 +9,7 @@ use shm::rules::Delivery;
 use super::Leaving;
 use crate::io_lcore::IoLcore;
 use crate::meta::{Burst, Mbuf, Meta, Task};
+use crate::ways::Exit;
 
 impl IoLcore {
     /// A burst that other lcores handed over.
@@ -47,7 +48,7 @@ impl IoLcore {
             Task::Encapsulate(IpAddr::V4(vtep)) => {
                 let Self { forwarder, ports, neighbors, exits, tunnel, .. } = self;
                 let Meta { vni, dscp, .. } = *mbuf.meta();
-                let exit = exits.to((vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
+                let exit = exits.open(Exit::new(vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
                 let length = mbuf.len();
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();

@@ -82,10 +82,10 @@ impl IoLcore {
             let vni = self.links.of(*vport).map_or(Vni::ZERO, |link| link.vni);
             probes.push(self.forwarder.exact.probe(KeyImage::of_answers(plain, *vport, vni)));
         }
-        let found = self.forwarder.exact.find_probed(&probes, |probe| probe);
+        let found = self.forwarder.exact.find_probed(&mut probes, |probe| probe);
         let mut audited = 0;
-        for ((at, mbuf), note) in leaving.mbufs.drain().enumerate().zip(&leaving.notes) {
-            match self.leave_kept(mbuf, note, found.flow(at)) {
+        for ((mbuf, note), probe) in leaving.mbufs.drain().zip(&leaving.notes).zip(&probes) {
+            match self.leave_kept(mbuf, note, found.flow(probe)) {
                 Ok(was_audited) => audited += u64::from(was_audited),
                 Err(mbuf) => self.leave_the_long_way(mbuf, note),
             }

@@ -83,13 +83,15 @@ fn hosts(cpus: &[&str]) -> String {
     text
 }
 
-/// A tenant whose clients are at one port and whose servers are at another.
+/// A tenant whose clients are at one port and whose servers are at another, with tags for as many paths as the tests need.
 fn tenant(from: (usize, &str), to: (usize, &str), functions: &str) -> String {
     let end = |(host, port): (usize, &str), net: u8| {
         format!("{{host: h{host}, port: {port}, prefixes: [10.{net}.0.0/24], gateways: [10.{net}.0.1]}}")
     };
     let (clients, servers) = (end(from, 1), end(to, 2));
-    format!("tenants:\n  t:\n    vni: 7\n    endpoints:\n      a: {clients}\n      b: {servers}\n{functions}")
+    format!(
+        "tenants:\n  t:\n    vni: [7, 1000-1009]\n    endpoints:\n      a: {clients}\n      b: {servers}\n{functions}"
+    )
 }
 
 fn placed(text: &str, before: &State, known: &Known) -> Result<(Config, Composition), String> {
