@@ -1,8 +1,8 @@
 //! What the machine itself makes a packet wait: a thread that does nothing but look at the clock is kept from its CPU too, by the
 //! kernel's ticks, other processes, and a hypervisor that lends the CPU to another guest.
 //!
-//! It is measured as the packets are: one is due at fixed times, whatever happens, and waits until the thread looks next. So a figure
-//! of this table stands beside the same figure of the packets, and what is not above it is none of the system's.
+//! It is measured as the packets are: one is due at fixed times, whatever happens, and waits until the thread looks next. So each
+//! figure stands beside the same figure of the packets, and a tail that is not above it is none of the system's.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Parked packets: what a flow has sent while its rule is not there yet, in order.
 //!
 //! On the packet's path: step 1, between the flow miss and the rule. All slots are allocated once; each flow's packets form
-//! a list through them. Bounded per lcore by the number of slots and per flow by the caller's limit. Who asks first whether an owner
-//! (a vport) may have one more leaves room for the others', however many flows come from one.
+//! a list through them. Bounded per lcore by the number of slots and per flow by the caller's limit. Who asks first whether an
+//! owner (a vport) may have one more leaves room for the others', however many flows come from one.
 
 use zerocopy::FromZeros;
 

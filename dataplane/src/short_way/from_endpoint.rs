@@ -66,8 +66,8 @@ impl IoLcore {
         self.forwarder.account.leave_uncaptured(vport, packets, bytes);
     }
 
-    /// A packet that was not started: as what it was looked at, and what was found of it. If it only ends here, it goes to the others
-    /// that do, and its length is returned; else it takes the long way, after those that are leaving.
+    /// A packet that was not started: as what it was looked at, and what was found of it. If it only ends here, it goes to the
+    /// others that do, and its length is returned; else it takes the long way, after those that are leaving.
     #[cold]
     #[inline(never)]
     fn end_or_take_long_way(
