@@ -86,7 +86,7 @@ fn reject(rig: &mut Rig) -> usize {
 /// Breaks if a flood takes more of a lcore's time than it may, if it takes an established packet with it, if nobody new comes in
 /// at all, or if a packet is not told of.
 fn whole_bursts_bring_in_new_flows_now_and_then(rig: &mut Rig) {
-    const ROUNDS: u16 = 100;
+    const ROUNDS: u16 = 400;
     let (before_ns, mut asked, mut next) = (rig.now_ns, 0, 2_000);
     for _ in 0..ROUNDS {
         let strangers = next..next + BURST / 2;
@@ -96,7 +96,7 @@ fn whole_bursts_bring_in_new_flows_now_and_then(rig: &mut Rig) {
         asked += reject(rig);
     }
     let gathered = ((rig.now_ns - before_ns) >> 13) as usize;
-    let all = 8 * PARKED as usize; // a rush
+    let all = 32 * PARKED as usize; // a rush
     assert!((all + gathered..=all + gathered + 1).contains(&asked), "{asked} in {gathered} times the time of one");
     rig.poll();
     let [refused, full, rejected] =
