@@ -24,6 +24,9 @@ use crate::search;
 /// Packets handed to the path between two polls at most.
 const BATCH: usize = 32;
 
+/// How long the machine is watched before each measurement, at most.
+const STALLS: Duration = Duration::from_secs(1);
+
 /// A run that could not be finished.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -108,6 +111,7 @@ impl Driver<'_> {
         established: u32,
     ) -> Result<RateResult, PathError> {
         let plan = self.plan;
+        let machine = if established > 0 { self.path.stalls(duration.min(STALLS)) } else { None };
         // Each measurement has its own arrivals, so that no two rates share an accident of the seed.
         let seed = plan.seed.wrapping_add(self.next_flow);
         let schedule = Schedule::new(plan.arrivals, rate_per_s, warmup + duration, seed);
@@ -131,7 +135,7 @@ impl Driver<'_> {
         measurement.run(self.path)?;
         let allocations = allocations::so_far() - before;
         self.next_flow = measurement.ledger.next_flow();
-        Ok(RateResult { allocations, ..measurement.ledger.result(rate_per_s) })
+        Ok(RateResult { allocations, machine, ..measurement.ledger.result(rate_per_s) })
     }
 
     fn search(&mut self, plan: &SearchPlan, progress: &mut dyn FnMut(Progress<'_>)) -> Result<SearchResult, PathError> {

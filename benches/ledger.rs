@@ -87,7 +87,8 @@ impl Tally {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// An empty one, for latencies.
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(MAX_LATENCY_NS, 3).expect("3 significant digits up to 100 s is a valid histogram")
 }
 
@@ -223,6 +224,7 @@ impl Ledger {
             foreign: self.foreign,
             warmup_lost: self.warmup_lost,
             allocations: 0,
+            machine: None,
         }
     }
 

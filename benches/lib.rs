@@ -45,6 +45,7 @@ pub mod search;
 #[cfg(test)]
 mod simulated;
 pub mod speed;
+pub mod stalls;
 pub mod steering;
 pub mod text;
 pub mod udp;

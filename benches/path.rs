@@ -4,8 +4,11 @@
 //! meaning of a flow number: each new number must become a five-tuple that the system has not seen before.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::report::Latency;
 
 /// Which packet of a flow it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,6 +111,13 @@ pub trait Path {
 
     /// Reports everything that has come out. If nothing has, it may wait for a packet, but must return by `until_ns`.
     fn poll(&mut self, until_ns: u64, received: &mut dyn FnMut(Received)) -> Result<(), PathError>;
+
+    /// What a packet would wait, in this time, for a thread here that only looks at the clock ([`crate::stalls`]). None where the
+    /// clock is none of this machine's.
+    fn stalls(&self, length: Duration) -> Option<Latency> {
+        let _ = length;
+        None
+    }
 
     /// What a report says about this path.
     fn facts(&self) -> PathFacts;

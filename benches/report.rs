@@ -68,6 +68,9 @@ pub struct RateResult {
     /// Memory allocations of this process while the packets went, the harness's among them.
     #[serde(default)]
     pub allocations: u64,
+    /// What packets would wait on this machine for a thread that does nothing else, measured just before.
+    #[serde(default)]
+    pub machine: Option<Latency>,
 }
 
 /// What one kind of packet gave.

@@ -38,6 +38,8 @@ use shm::launch::Launch;
 use self::by_hand::ByHand;
 use crate::in_process::{Cores, Options, RigError};
 use crate::path::{Packet, Path, PathError, PathFacts, Received, Taken};
+use crate::report::Latency;
+use crate::stalls;
 
 const HOST: &str = "bench";
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 2, 0, 2)), 9_000);
@@ -165,6 +167,10 @@ impl Rig {
 impl Path for Rig {
     fn now_ns(&self) -> u64 {
         self.clock.ns(clock::tsc())
+    }
+
+    fn stalls(&self, length: Duration) -> Option<Latency> {
+        Some(stalls::watch(|| self.now_ns(), length))
     }
 
     fn send(&mut self, packet: Packet) -> Result<Taken, PathError> {

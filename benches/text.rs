@@ -83,6 +83,9 @@ fn latency_table(rates: &[RateResult]) -> Table {
         }
         packets("established", &rate.established);
         row("setup adds", String::new(), String::new(), &rate.added);
+        if let Some(machine) = &rate.machine {
+            row("the machine alone", String::new(), String::new(), machine);
+        }
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_cell_alignment(if index == 2 { CellAlignment::Left } else { CellAlignment::Right });

@@ -21,6 +21,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::path::{Packet, Path, PathError, PathFacts, Received, Taken};
 use crate::probe::{self, Probe};
+use crate::report::Latency;
+use crate::stalls;
 
 /// Source ports below this are the system's.
 const FIRST_SOURCE_PORT: u16 = 1_024;
@@ -242,6 +244,10 @@ impl UdpPath {
 impl Path for UdpPath {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn stalls(&self, length: Duration) -> Option<Latency> {
+        Some(stalls::watch(|| self.now_ns(), length))
     }
 
     fn send(&mut self, packet: Packet) -> Result<Taken, PathError> {

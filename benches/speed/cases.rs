@@ -277,7 +277,7 @@ pub fn goals(common: &Common, cpus: usize) -> Result<Vec<Plan>, PlanError> {
         chain(&with(&[1_000]), &[1, 2, 4, 8], cpus)?,
         tables(&with(&[1_000_000, 4_000_000]), &[])?,
         updates(&with(&[10_000]), &[1, 64, 256])?,
-        flood(&with(&[10_000]), &[0, 10, 50, 90])?,
+        flood(&with(&[10_000]), &[0, 4, 10, 50, 90])?,
     ])
 }
 

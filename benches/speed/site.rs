@@ -39,7 +39,7 @@ pub struct Links {
     epoch: u64,
     /// Flow misses seen.
     pub misses: u64,
-    /// Reject every flow that is not known.
+    /// Reject every flow that is not known, and forget that again, so that its next packet is of a new flow: the traffic repeats.
     pub reject: bool,
 }
 
@@ -193,7 +193,8 @@ impl Links {
                 let Event::FlowMiss { key, .. } = event else { continue };
                 self.misses += 1;
                 if self.reject {
-                    said |= self.lcores[0].updates.push(&Update::RejectFlow(key)).unwrap_or(false);
+                    let answer = [Update::RejectFlow(key), Update::RemoveExact(key)];
+                    said |= self.lcores[0].updates.push_batch(&answer).unwrap_or(0) > 0;
                 }
             }
             if said {

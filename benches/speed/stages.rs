@@ -12,6 +12,8 @@
 //! | `enter_chain` | I/O lcore: receive, parse, exact hit, set DSCP, into an NF's ring |
 //! | `nf_hop` | NF lcore: out of the ring, parse, passthrough, tag hit, into the next ring |
 //! | `leave_chain` | I/O lcore: out of the ring, egress |
+//! | `end_strangers` | I/O lcore: receive, look at SYNs of new flows while nothing more can be parked, end them |
+//! | `end_rejected` | the same with SYNs of flows that the controller has rejected |
 //! | `parse`, `exact_hit`, `tag_hit`, `set_dscp`, `vxlan_header` | single steps |
 
 use dataplane::assembly::{Assembly, OpenDevices, eal_config};
@@ -40,6 +42,10 @@ const NF: usize = 1;
 const LEFT: usize = 0;
 const RIGHT: usize = 1;
 const UNDERLAY: usize = 2;
+/// The first of the strangers that are rejected, that are parked, and that are one too many.
+const REJECTED: u32 = 0;
+const PARKED: u32 = 1_000;
+const STRANGERS: u32 = 10_000;
 const NAMES: [&str; 3] = ["left", "right", "underlay"];
 
 /// What is counted: each function is called from here alone, and never inlined.
@@ -61,7 +67,7 @@ pub mod counted {
         )*};
     }
 
-    polls!(forward, encapsulate, decapsulate, enter_chain, nf_hop, leave_chain);
+    polls!(forward, encapsulate, decapsulate, enter_chain, nf_hop, leave_chain, end_strangers, end_rejected);
 
     /// Parses frames.
     #[inline(never)]
@@ -106,13 +112,15 @@ pub mod counted {
 }
 
 /// The stages in the order in which they run.
-pub const STAGES: [&str; 11] = [
+pub const STAGES: [&str; 13] = [
     "forward",
     "encapsulate",
     "decapsulate",
     "enter_chain",
     "nf_hop",
     "leave_chain",
+    "end_strangers",
+    "end_rejected",
     "parse",
     "exact_hit",
     "tag_hit",
@@ -134,6 +142,7 @@ pub fn run(bursts: u32) -> Result<Done, SpeedError> {
     let mut rig = Rig::start()?;
     rig.learn_neighbors();
     rig.install()?;
+    rig.flood()?;
     let mut allocated = 0;
     for turn in 0..WARM_UP + bursts {
         let counts = turn >= WARM_UP;
@@ -211,6 +220,25 @@ impl Rig {
         self.commit(NF, &[Update::InsertTag(last_hop()?)])
     }
 
+    /// A burst of flows is rejected, and others fill the parking.
+    fn flood(&mut self) -> Result<(), SpeedError> {
+        self.feed_strangers(REJECTED);
+        self.poll_all();
+        let mut rejected = Vec::new();
+        while let Some(event) = self.links[IO].events.pop().map_err(|error| failed("read events", error))? {
+            if let Event::FlowMiss { key, .. } = event {
+                rejected.push(Update::RejectFlow(key));
+            }
+        }
+        assert_eq!(rejected.len(), BURST as usize, "rejected flows");
+        self.commit(IO, &rejected)?;
+        for first in (0..Limits::default().parked).step_by(BURST as usize) {
+            self.feed_strangers(PARKED + first);
+            self.poll_all();
+        }
+        Ok(())
+    }
+
     fn commit(&mut self, lcore: usize, updates: &[Update]) -> Result<(), SpeedError> {
         self.epoch += 1;
         for update in updates.iter().chain(&[Update::Commit(Epoch(self.epoch))]) {
@@ -244,6 +272,10 @@ impl Rig {
         allocated += self.poll(NF, counts, counted::nf_hop);
         allocated += self.poll(IO, counts, counted::leave_chain);
         self.expect(RIGHT, "leave_chain");
+        self.feed_strangers(STRANGERS);
+        allocated += self.poll(IO, counts, counted::end_strangers);
+        self.feed_strangers(REJECTED);
+        allocated += self.poll(IO, counts, counted::end_rejected);
         allocated
     }
 
@@ -272,6 +304,12 @@ impl Rig {
             .map(|flow| if port == UNDERLAY { from_peer(flow, self.macs[port]) } else { frame(flow, self.macs[port]) })
             .collect();
         self.feed(port, &frames);
+    }
+
+    fn feed_strangers(&mut self, first: u32) {
+        let frame = |stranger| Traffic::default().frame(0, Sender::Stranger(stranger), self.macs[LEFT]);
+        let frames: Vec<Vec<u8>> = (first..first + BURST).map(frame).collect();
+        self.feed(LEFT, &frames);
     }
 
     fn feed(&mut self, port: usize, frames: &[Vec<u8>]) {

@@ -158,7 +158,8 @@ fn chain(spec: &TrialSpec, functions: usize) -> Result<TrialResult, SpeedError> 
     Ok(result)
 }
 
-/// Established flows while strangers open new ones.
+/// Established flows while strangers open new ones. The lcore is always saturated, and how many packets a second are SYNs follows
+/// from their share.
 fn flood(spec: &TrialSpec, reject: bool) -> Result<TrialResult, SpeedError> {
     let mut site = Site::start(spec)?;
     site.links.reject = reject;
@@ -170,7 +171,9 @@ fn flood(spec: &TrialSpec, reject: bool) -> Result<TrialResult, SpeedError> {
     let offered = received * (1.0 - f64::from(spec.traffic.strangers_percent) / 100.0);
     let delivered = (after.transmitted - before.transmitted) as f64;
     result.further.insert("delivered_percent".to_owned(), delivered * 100.0 / offered.max(1.0));
-    result.further.insert("flow_misses".to_owned(), (after.flow_misses - before.flow_misses) as f64);
+    let seconds = result.duration_ns as f64 / 1e9;
+    result.further.insert("syns_per_s".to_owned(), (received - offered) / seconds);
+    result.further.insert("taken_in_per_s".to_owned(), (after.flow_misses - before.flow_misses) as f64 / seconds);
     site.stop()?;
     Ok(result)
 }

@@ -92,6 +92,7 @@ fn summed_up(windows: &[Window]) -> TrialResult {
         values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
     };
     let mpps = |pace| median(pace, |window| window.packets as f64 * 1e3 / window.ns);
+    let dip = |pace| (1.0 - mpps(pace) / mpps(Pace::Quiet).max(f64::MIN_POSITIVE)) * 100.0;
     let per_s = |pace| median(pace, |window| window.rules as f64 * 1e9 / window.ns);
     let (packets, received) = (sum(Pace::Paced, |window| window.packets), sum(Pace::Paced, |window| window.received));
     let span = Duration::from_nanos(ns(Pace::Paced) as u64);
@@ -107,7 +108,8 @@ fn summed_up(windows: &[Window]) -> TrialResult {
     let figures = [
         ("quiet_mpps", mpps(Pace::Quiet)),
         ("paced_rules_per_s", per_s(Pace::Paced)),
-        ("dip_percent", (1.0 - mpps(Pace::Paced) / mpps(Pace::Quiet).max(f64::MIN_POSITIVE)) * 100.0),
+        ("dip_percent", dip(Pace::Paced)),
+        ("dip_at_most_rules_percent", dip(Pace::FlatOut)),
         ("most_rules_per_s", per_s(Pace::FlatOut)),
         ("mpps_at_most_rules", mpps(Pace::FlatOut)),
         ("cycles_per_rule", rule_cycles.max(0.0)),

@@ -9,6 +9,7 @@
 //! the main thread says so only once all hosts have installed it. What is old stays until the main thread has it removed.
 
 mod capture;
+mod seldom;
 mod sync;
 
 use std::collections::{BTreeSet, HashMap};
@@ -32,6 +33,7 @@ use crate::flows::{Plan, Rejection, Sessions};
 pub use crate::lane::Occupant;
 use crate::lane::{Lane, MAX_BATCH};
 use capture::Taps;
+use seldom::Seldom;
 use sync::ReadBackJob;
 
 /// What the main thread calls a question, to know its answer.
@@ -318,6 +320,10 @@ struct Steering {
     /// Misses that came before the tables were in place: lcore and flow.
     held: Vec<(usize, FlowKey)>,
     taps: Taps,
+    /// Warnings of flows that got no rule.
+    rejected: Seldom,
+    /// Warnings of rules that a lcore did not take.
+    refused: Seldom,
     /// A turn's misses of one lcore, its other events, and the answers; kept to keep their memory.
     misses: Vec<FlowKey>,
     news: Vec<Event>,
@@ -349,6 +355,8 @@ impl Steering {
             installing: None,
             standby: Vec::new(),
             failed: BTreeSet::new(),
+            rejected: Seldom::default(),
+            refused: Seldom::default(),
             avoided: Vec::new(),
             held: Vec::new(),
             taps: Taps::default(),
@@ -570,12 +578,18 @@ impl Steering {
         }
     }
 
-    fn note_rejection(&self, key: FlowKey, rejection: Rejection) {
-        let at = self.sessions.plan().part().vport_name(key.vport);
+    fn note_rejection(&mut self, key: FlowKey, rejection: Rejection) {
+        let Self { sessions, rejected, .. } = self;
+        let at = || sessions.plan().part().vport_name(key.vport);
+        let flow = key.five_tuple;
         match rejection {
-            Rejection::NoChain => tracing::debug!("{at}: no chain selects {}", key.five_tuple),
-            Rejection::NoPath => tracing::warn!("{at}: no path is in use for {}", key.five_tuple),
-            Rejection::NoHead => tracing::warn!("{at}: no subchain begins here, but it reported {}", key.five_tuple),
+            Rejection::NoChain => tracing::debug!("{}: no chain selects {flow}", at()),
+            Rejection::NoPath => rejected.warn(Instant::now(), |others| {
+                tracing::warn!("{}: no path is in use for {flow}; {others} more flows were rejected before", at());
+            }),
+            Rejection::NoHead => rejected.warn(Instant::now(), |others| {
+                tracing::warn!("{}: no subchain begins here, but it reported {flow}; {others} more before", at());
+            }),
         }
     }
 
@@ -637,7 +651,9 @@ impl Steering {
         }
         for update in updates {
             if let Update::InsertExact(rule) = update {
-                tracing::warn!("lcore {lcore} refused the rule of {}: {reason:?}", rule.key);
+                self.refused.warn(Instant::now(), |others| {
+                    tracing::warn!("lcore {lcore} refused the rule of {}: {reason:?}; {others} more before", rule.key);
+                });
                 self.sessions.forget(&rule.key);
             }
         }

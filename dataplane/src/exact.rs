@@ -40,6 +40,8 @@ use crate::parking::ParkedFlow;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// How long a flow that no chain selects is dropped without asking the controller again.
 const REJECTED_NS: u64 = NANOS_PER_SECOND;
+/// Entries looked at for one that can go where the table is full.
+const LOOKED_AT: usize = 16;
 /// What a sixteenth short of a flow's idle time is.
 const NEARLY: u64 = 16;
 
@@ -79,6 +81,7 @@ pub struct ExactTable {
     /// Flows that there were so far.
     flows: u64,
     sweep_at: usize,
+    dispense_at: usize,
     idle: IdleTimes,
 }
 
@@ -103,6 +106,7 @@ impl ExactTable {
             free: Vec::with_capacity(capacity),
             flows: 0,
             sweep_at: 0,
+            dispense_at: 0,
             idle: IdleTimes {
                 tcp_ns: u64::from(limits.tcp_idle_s) * NANOS_PER_SECOND,
                 tcp_closing_ns: u64::from(limits.tcp_closing_s) * NANOS_PER_SECOND,
@@ -149,6 +153,27 @@ impl ExactTable {
         }
     }
 
+    /// A key that is to be found, or added, soon: its home is on its way into the cache.
+    #[inline]
+    pub fn probe_key(&self, key: &FlowKey) -> Probe {
+        self.lines.probe(self.lines.seed().image(key))
+    }
+
+    /// The flows of keys that were probed, a burst at most; their entries are on their way into the cache.
+    pub fn find_keys(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
+        self.look_up::<true>(probes, found);
+        if probes.iter().any(Probe::is_v6) {
+            self.check_v6(keys, probes, found);
+        }
+    }
+
+    /// The entries that this many flows more will take are on their way into the cache.
+    pub fn expect(&self, flows: usize) {
+        let again = self.free.iter().rev().take(flows);
+        let new = self.used..self.entries.len().min(self.used + flows.saturating_sub(again.len()));
+        again.map(|&position| position as usize).chain(new).for_each(|position| prefetch(&self.entries[position]));
+    }
+
     /// The key of a plain packet on its way through a burst: its home is on its way into the cache.
     #[inline(always)]
     pub fn probe(&self, image: KeyImage) -> Probe {
@@ -178,6 +203,19 @@ impl ExactTable {
             probe.place = self.lines.elsewhere(probe, |_| true).map_or(0, place);
         }
         Found { flows: self.flows }
+    }
+
+    /// The flow of an IPv4 key that was probed and not found with its burst, if it has come since.
+    pub fn find_since(&self, found: Found, probe: &Probe) -> Option<FlowHandle> {
+        if found.flows == self.flows {
+            return None;
+        }
+        let position = match self.lines.at_home(probe, |_| true) {
+            AtHome::Found(position) => Some(position),
+            AtHome::Absent => None,
+            AtHome::Elsewhere => self.lines.elsewhere(probe, |_| true),
+        };
+        position.map(|position| self.handle(position))
     }
 
     /// Up to a burst. All is IPv4 here, as long as it is: there is a way for both, but it costs both of them.
@@ -265,15 +303,21 @@ impl ExactTable {
 
     /// A new entry for a key that is not in the table; none when the table is full.
     pub fn add(&mut self, key: FlowKey, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
+        let probe = self.lines.probe_later(self.lines.seed().image(&key));
+        self.add_probed(&key, &probe, state, now_ns)
+    }
+
+    /// The same for a key that was probed.
+    pub fn add_probed(&mut self, key: &FlowKey, probe: &Probe, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
         let position = self.vacant()?;
-        let image = self.lines.seed().image(&key);
+        let image = self.lines.image(probe);
         self.flows += 1;
         let entry = FlowEntry::new(image, &state, &mut self.actions, now_ns, self.flows);
         self.entries[position as usize] = entry;
         if image.is_v6() {
-            self.v6[position as usize] = v6_addresses(&key);
+            self.v6[position as usize] = v6_addresses(key);
         }
-        self.lines.insert(image, position);
+        self.lines.insert_probed(probe, position);
         Some(self.handle(position))
     }
 
@@ -309,6 +353,19 @@ impl ExactTable {
             let entry = &self.entries[self.sweep_at];
             if entry.is_in_use() && idle_ns(entry, now_ns) > self.idle.of(entry) {
                 return Some(self.handle(self.sweep_at as u32));
+            }
+        }
+        None
+    }
+
+    /// In a full table, a flow that is the first to go for a new one: one that was rejected, or a connection that has not come about.
+    /// It is one of the oldest of those, where they are many.
+    pub fn dispensable(&mut self) -> Option<FlowHandle> {
+        for _ in 0..LOOKED_AT.min(self.used) {
+            self.dispense_at = if self.dispense_at + 1 < self.used { self.dispense_at + 1 } else { 0 };
+            let entry = &self.entries[self.dispense_at];
+            if entry.is_in_use() && !entry.is_pending() && (!entry.is_active() || entry.is_opening()) {
+                return Some(self.handle(self.dispense_at as u32));
             }
         }
         None
@@ -359,7 +416,7 @@ impl IdleTimes {
             return REJECTED_NS;
         }
         match entry.image().protocol() {
-            protocol::TCP if entry.is_closing() => self.tcp_closing_ns,
+            protocol::TCP if entry.is_closing() || entry.is_opening() => self.tcp_closing_ns,
             protocol::TCP => self.tcp_ns,
             protocol::UDP => self.udp_ns,
             _ => self.other_ns,

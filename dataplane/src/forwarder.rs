@@ -24,6 +24,7 @@ use shm::rules::{Delivery, Event, ExactAction, Next, ReverseHead, TagAction, Tag
 use crate::account::{Account, OnceASecond};
 use crate::exact::{ExactTable, FlowHandle, FlowState, Side};
 use crate::meta::{Burst, Mbuf, Mempool, Meta, Task};
+use crate::misses::MissBudget;
 use crate::outlets::{Outlets, RingConsumer};
 use crate::parking::Parking;
 use crate::tag::TagTable;
@@ -47,6 +48,10 @@ const SWEEP_MIN: u64 = 65_536;
 const LATE: usize = 256;
 /// ICMP errors that may be sent at once; one more may be sent each millisecond (RFC 4443 section 2.4 (f)).
 const ICMP_BURST: u32 = 64;
+/// Polls in a row that bring whole bursts under full load. Fewer may be what has come together.
+const FULL_LOAD: u8 = 4;
+/// Room for deadlines, at least.
+const DEADLINES_MIN: usize = 1_024;
 const FRAGMENT_DATAGRAMS: usize = 4_096;
 const FRAGMENT_TIMEOUT_NS: u64 = 2_000_000_000;
 
@@ -60,6 +65,8 @@ pub struct Forwarder {
     pub tags: TagTable,
     /// Packets of flows that are being set up.
     pub parking: Parking<Mbuf>,
+    /// How many new flows may come in.
+    pub misses: MissBudget,
     /// First fragments, so that later ones find their flow.
     pub fragments: FragmentCache,
     /// Where the exact rules lead.
@@ -72,8 +79,11 @@ pub struct Forwarder {
     pub controller: ControllerPort,
     /// For packets that the host makes itself.
     pub mempool: Mempool,
+    /// Polls in a row that brought whole bursts of packets: more wait.
+    crowded_polls: u8,
     /// Monotonic time, read once per burst.
     pub now_ns: u64,
+    /// Of the flows that wait, in the order of their misses, and of others that do not wait any more.
     deadlines: VecDeque<Deadline>,
     /// How far the late announcements have come in `deadlines`.
     late_from: usize,
@@ -106,20 +116,33 @@ impl Forwarder {
             exact: ExactTable::new(limits),
             tags: TagTable::new(limits.tag_rules),
             parking: Parking::new(limits.parked, limits.parked_per_flow),
+            misses: MissBudget::new(limits.parked),
             fragments: FragmentCache::new(FRAGMENT_DATAGRAMS, FRAGMENT_TIMEOUT_NS),
             ways: Ways::new(),
             outlets,
             account,
             controller,
             mempool,
+            crowded_polls: 0,
             now_ns: 0,
-            deadlines: VecDeque::with_capacity(limits.flows as usize * 2),
+            deadlines: VecDeque::with_capacity(DEADLINES_MIN.max(limits.parked as usize * 4)),
             late_from: 0,
             setup_timeout_ns: u64::from(limits.setup_timeout_ms) * 1_000_000,
             icmp_tokens: ICMP_BURST,
             swept_ns: 0,
             violation_told: OnceASecond::default(),
         }
+    }
+
+    /// A poll has brought a whole burst of packets, or none that was.
+    #[inline(always)]
+    pub(crate) fn note_load(&mut self, is_crowded: bool) {
+        self.crowded_polls = if is_crowded { self.crowded_polls.saturating_add(1) } else { 0 };
+    }
+
+    /// True while more packets wait than come in by a poll, and that for some polls.
+    pub(crate) fn is_under_full_load(&self) -> bool {
+        self.crowded_polls >= FULL_LOAD
     }
 
     /// A packet at the head of a subchain: its flow's exact rule says where it goes; without one it is parked and the
@@ -133,35 +156,12 @@ impl Forwarder {
                 self.start_subchain(mbuf, found, key.vport, action);
             }
             FlowState::Pending => {
-                if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
+                if let Err(mbuf) = self.parking.park(&mut entry.parked, key.vport.0, mbuf) {
                     self.end(mbuf, DropReason::ParkingFull);
                 }
             }
             FlowState::Rejected => self.end(mbuf, DropReason::NoChain),
         }
-    }
-
-    fn miss(&mut self, mbuf: Mbuf, found: Headers, key: FlowKey) {
-        // Before the flow is made: under a flood of new flows this is what most packets come to.
-        if self.parking.is_full() || self.deadlines.len() == self.deadlines.capacity() {
-            return self.end(mbuf, DropReason::ParkingFull);
-        }
-        let Some(flow) = self.exact.add(key, FlowState::Pending, self.now_ns) else {
-            return self.end(mbuf, DropReason::FlowTableFull);
-        };
-        let Some(mut entry) = self.exact.get_mut(flow) else { return };
-        if let Err(mbuf) = self.parking.park(&mut entry.parked, mbuf) {
-            self.exact.remove(flow);
-            return self.end(mbuf, DropReason::ParkingFull);
-        }
-        self.account.counters.flow_misses.add(1);
-        entry.announced = self.controller.announce(Event::FlowMiss {
-            key,
-            tcp_flags: found.tcp_flags,
-            length: found.ip_len(),
-            received_ns: self.now_ns,
-        });
-        self.deadlines.push_back(Deadline { at_ns: self.now_ns + self.setup_timeout_ns, flow });
     }
 
     /// Sets the flow's tag and its path's network, and hands the packet to the first element of its path.
@@ -351,9 +351,11 @@ impl Forwarder {
         if is_error {
             return Ok(());
         }
+        self.make_room();
         let flow = self.exact.add(key, FlowState::Active(action), self.now_ns).ok_or(DropReason::FlowTableFull)?;
         if let Some(mut entry) = self.exact.get_mut(flow) {
             entry.learned = true;
+            entry.refresh(Side::Opposite, found.tcp_flags, self.now_ns);
         }
         self.account.counters.flows_learned.add(1);
         Ok(())
@@ -416,6 +418,17 @@ impl Forwarder {
         }
     }
 
+    /// A flow waits for its rule from now on.
+    pub(crate) fn await_rule(&mut self, flow: FlowHandle) {
+        if self.deadlines.len() == self.deadlines.capacity() {
+            // One that waits long keeps the others', who have their rules, behind it. Not more flows wait than packets do.
+            let Self { deadlines, exact, .. } = self;
+            deadlines.retain(|deadline| exact.get(deadline.flow).is_some_and(|entry| entry.is_pending()));
+            self.late_from = 0;
+        }
+        self.deadlines.push_back(Deadline { at_ns: self.now_ns + self.setup_timeout_ns, flow });
+    }
+
     /// Ends flows whose set-up took too long, and retries announcements.
     pub fn keep_time(&mut self) {
         while let Some(&Deadline { at_ns, flow }) = self.deadlines.front() {
@@ -433,6 +446,15 @@ impl Forwarder {
         self.icmp_tokens = (self.icmp_tokens + 1).min(ICMP_BURST);
         self.account.counters.flows.set(self.exact.len() as u64);
         self.account.counters.parked.set(self.parking.len() as u64);
+    }
+
+    /// Where the table is full, lets a flow go that a new one may take the place of.
+    pub(crate) fn make_room(&mut self) {
+        if self.exact.room() == 0
+            && let Some(flow) = self.exact.dispensable()
+        {
+            self.expire(flow);
+        }
     }
 
     /// Takes out a flow whose time is up, and says so.

@@ -99,7 +99,7 @@ impl IoLcore {
 
     fn receive(&mut self) -> bool {
         let mut burst = BareBurst::new();
-        let mut worked = false;
+        let (mut worked, mut crowded) = (false, false);
         for at in 0..self.ports.len() {
             for queue in 0..self.ports[at].rx.len() {
                 let port = &mut self.ports[at];
@@ -112,9 +112,12 @@ impl IoLcore {
                 counters.received.add(burst.len() as u64);
                 counters.ports[port.index].rx_packets.add(burst.len() as u64);
                 counters.ports[port.index].rx_bytes.add(bytes as u64);
+                self.forwarder.misses.note(burst.len());
+                crowded |= burst.is_full();
                 self.burst_from_port(at, &mut burst);
             }
         }
+        self.forwarder.note_load(crowded);
         worked
     }
 

@@ -3,7 +3,8 @@
 //! A packet's path, and the module that each step is in:
 //!
 //! 1. A port's I/O lcore receives it ([`io_lcore`], [`ingress`]) and asks ExactTable for its flow ([`exact`], [`forwarder`]).
-//!    A new flow's packets are parked ([`parking`]) until the controller says a rule ([`updates`]).
+//!    A new flow's packets are parked ([`parking`]) until the controller says a rule ([`updates`]), as long as the lcore keeps up
+//!    ([`misses`]).
 //! 2. It goes from lcore to lcore by rings ([`outlets`]), through one NF each ([`nf_lcore`]), by its tag ([`tag`]) and its path's
 //!    network, which need not be the tenant's primary one.
 //! 3. Behind a mangler it meets ExactTable again, unless a tag rule leads on: an instance that came to be a mangler while flows
@@ -36,6 +37,7 @@ pub mod io_lcore;
 pub mod launch;
 pub mod lcore;
 pub mod meta;
+pub mod misses;
 pub mod neighbors;
 pub mod nf_lcore;
 pub mod outlets;

@@ -191,7 +191,7 @@ impl<T> Neighbors<T> {
     /// Lets a packet wait for an unknown neighbour, or gives it back when too many wait.
     pub fn hold(&mut self, key: NeighborKey, packet: T) -> Result<(), T> {
         match self.known.get_mut(&key) {
-            Some(neighbor) => self.held[queue(key.0)].park(&mut neighbor.held, packet),
+            Some(neighbor) => self.held[queue(key.0)].park(&mut neighbor.held, key.0.0, packet),
             None => Err(packet),
         }
     }

@@ -119,6 +119,7 @@ impl NfLcore {
     fn take_ring(&mut self) -> bool {
         let mut burst = Burst::new();
         self.ring.dequeue_burst(&mut burst);
+        self.forwarder.note_load(burst.is_full());
         if burst.is_empty() {
             return false;
         }

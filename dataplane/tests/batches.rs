@@ -51,6 +51,7 @@ fn batches_come_into_force_whole_and_in_order() {
     what_is_of_no_batch_fills_none(&mut rig);
     a_batch_that_is_too_large_is_refused_whole(&mut rig);
     a_batch_that_only_replaces_fits_into_a_full_table(&mut rig);
+    under_full_load_updates_wait_for_each_other(&mut rig);
     idle_flows_end_within_about_a_second(&mut rig);
     a_flow_that_can_not_wait_is_not_made(&mut rig);
     rig.finish();
@@ -112,6 +113,30 @@ fn a_batch_that_only_replaces_fits_into_a_full_table(rig: &mut Rig) {
     send(rig, [rule(1_000), rule(9_999), commit(202)]);
     let full = Event::Refused { epoch: Epoch(202), reason: Refusal::ExactTableFull };
     assert_eq!(rig.events(IO), [Event::Committed(Epoch(201)), full]);
+}
+
+/// Breaks if a lcore with no time to spare looks at the update ring at every poll, or keeps an update waiting for long.
+fn under_full_load_updates_wait_for_each_other(rig: &mut Rig) {
+    const POLLS: u64 = 80;
+    /// One in eight, and one in each of the first polls, which may be a rush that is over at once.
+    const LOOKS: std::ops::RangeInclusive<usize> = 10..=14;
+    rig.poll();
+    let mut told = Vec::new();
+    for poll in 0..POLLS {
+        let Update::InsertExact(ExactRule { key, .. }) = rule(1_000) else { panic!("it is a rule") };
+        for update in [Update::RemoveExact(key), rule(1_000), commit(300 + poll)] {
+            assert!(rig.links[IO].updates.push(&update).unwrap());
+        }
+        for _ in 0..dpdk::BURST {
+            rig.from_client(&[0; 60]); // ends at once
+        }
+        rig.poll_only(IO);
+        told.extend(rig.events(IO).iter().filter_map(epoch_of));
+    }
+    assert!(LOOKS.contains(&told.len()), "{told:?}");
+    rig.poll();
+    told.extend(rig.events(IO).iter().filter_map(epoch_of));
+    assert_eq!((told.last(), flows(rig)), (Some(&(300 + POLLS - 1)), FLOWS as usize));
 }
 
 /// Breaks if more flows than some end too slowly: a table would fill up with what is over.

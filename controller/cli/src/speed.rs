@@ -38,7 +38,7 @@ pub enum SpeedCommand {
     #[command(after_help = "Example: towpath bench updates --batches 1,64,256")]
     Updates(UpdatesOptions),
     /// Measure what established flows keep under a flood of SYNs of new flows
-    #[command(after_help = "Example: towpath bench flood --shares 0,10,50,90")]
+    #[command(after_help = "Example: towpath bench flood --shares 0,4,10,50,90")]
     Flood(FloodOptions),
     /// Measure all of it, flow setup too, as far as goals speak of it: each goal, its value, a verdict
     #[command(
@@ -161,7 +161,7 @@ pub struct FloodOptions {
     #[arg(long, default_value = "10k", value_parser = count)]
     pub flows: u32,
     /// Of 100 packets, how many are SYNs of new flows
-    #[arg(long, value_delimiter = ',', default_value = "0,10,50,90")]
+    #[arg(long, value_delimiter = ',', default_value = "0,4,10,50,90")]
     pub shares: Vec<u8>,
     /// How it is measured.
     #[command(flatten)]

@@ -60,17 +60,23 @@ impl Plain {
     /// A frame from the world, if it is plain; its IPv4 checksum is verified.
     #[inline(always)]
     pub fn parse(frame: &[u8]) -> Option<Self> {
-        Self::parse_frame::<true>(frame)
+        Self::parse_frame::<true, false>(frame)
+    }
+
+    /// The same, for who looks at SYNs: a plain packet, or one that would be if it were none.
+    #[inline(always)]
+    pub fn parse_with_syn(frame: &[u8]) -> Option<Self> {
+        Self::parse_frame::<true, true>(frame)
     }
 
     /// [`Self::parse`] without the checksum: for a frame that was let in before, out of one of our own rings.
     #[inline(always)]
     pub fn parse_trusted(frame: &[u8]) -> Option<Self> {
-        Self::parse_frame::<false>(frame)
+        Self::parse_frame::<false, false>(frame)
     }
 
     #[inline(always)]
-    fn parse_frame<const VERIFY: bool>(frame: &[u8]) -> Option<Self> {
+    fn parse_frame<const VERIFY: bool, const SYN_TOO: bool>(frame: &[u8]) -> Option<Self> {
         let head = frame.first_chunk::<LEAST>()?;
         let (kind, place, addresses) = (word::<12>(head), word::<20>(head), addresses(head));
         if (kind & IPV4_MASK) ^ IPV4_WITHOUT_OPTIONS | place & FRAGMENT != 0 {
@@ -102,7 +108,7 @@ impl Plain {
             protocol::TCP => {
                 let tcp = frame.get(L4..L4 + 20)?;
                 let header_len = usize::from(tcp[12] >> 4) * 4;
-                ((20..=room).contains(&header_len) && tcp[13] & SYN == 0).then_some(tcp[13])?
+                ((20..=room).contains(&header_len) && (SYN_TOO || tcp[13] & SYN == 0)).then_some(tcp[13])?
             }
             _ => return None,
         };
@@ -124,6 +130,12 @@ impl Plain {
         let is_ipv4 = word::<12>(head) & IPV4_MASK == IPV4_WITHOUT_OPTIONS;
         let addresses_stand = addresses(head) == self.addresses && word::<L4>(head) == self.ports;
         is_ipv4 && head[23] == self.protocol && addresses_stand
+    }
+
+    /// True for a SYN, which is not quite plain.
+    #[inline(always)]
+    pub const fn is_syn(&self) -> bool {
+        self.tcp_flags & SYN != 0
     }
 
     /// Bytes of the frame without padding.
@@ -246,10 +258,11 @@ mod tests {
     use crate::{build, neighbor};
 
     fn agrees(frame: &[u8]) {
-        let (plain, trusted) = (Plain::parse(frame), Plain::parse_trusted(frame));
+        let (plain, trusted) = (Plain::parse_with_syn(frame), Plain::parse_trusted(frame));
+        assert_eq!(Plain::parse(frame), plain.filter(|plain| !plain.is_syn()));
         if let Some(plain) = plain {
             let found = headers::parse_with_care::<true>(frame).expect("what is plain is sound");
-            assert_eq!(trusted, Some(plain));
+            assert_eq!(trusted, Some(plain).filter(|plain| !plain.is_syn()));
             assert_eq!(plain.five_tuple(), found.five_tuple);
             assert_eq!((plain.ip_len, plain.dscp(), plain.ttl), (found.ip_len(), found.dscp, found.ttl));
             assert_eq!((plain.tcp_flags, Fragment::Whole), (found.tcp_flags, found.fragment));
@@ -268,7 +281,9 @@ mod tests {
         let udp = build::udp(client, server, b"to and fro");
         assert_eq!(Plain::parse(&udp).unwrap().five_tuple(), headers::parse(&udp).unwrap().five_tuple);
         assert!(Plain::parse(&build::tcp(client, server, 0x10, b"data")).is_some());
-        assert!(Plain::parse(&build::tcp(client, server, 0x02, b"")).is_none(), "a SYN needs its MSS looked at");
+        let syn = build::tcp(client, server, 0x02, b"");
+        assert!(Plain::parse(&syn).is_none(), "a SYN needs its MSS looked at");
+        assert!(Plain::parse_with_syn(&syn).unwrap().is_syn());
     }
 
     proptest! {

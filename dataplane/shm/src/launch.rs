@@ -201,7 +201,7 @@ pub struct Limits {
     pub setup_timeout_ms: u32,
     /// Idle time after which a TCP flow's rule goes, s.
     pub tcp_idle_s: u32,
-    /// The same once FIN or RST was seen, s.
+    /// The same while a connection is not open: only SYNs have passed, or FINs or a RST came, s.
     pub tcp_closing_s: u32,
     /// The same for UDP, s.
     pub udp_idle_s: u32,

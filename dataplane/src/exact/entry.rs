@@ -20,6 +20,8 @@ pub(super) const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
 /// Both sides have closed.
 const CLOSED: u8 = Side::Own as u8 | Side::Opposite as u8;
+/// A SYN was seen.
+const SYN_SEEN: u8 = 4;
 
 /// What stands in an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +60,10 @@ pub struct FlowEntry {
     pub learned: bool,
     /// The flow-miss event was sent.
     pub announced: bool,
-    /// Which sides have closed: [`Side`] bits.
-    closed: u8,
+    /// Which sides have closed: [`Side`] bits; and [`SYN_SEEN`].
+    flags_seen: u8,
+    /// A packet has passed that was not one of those that open and close connections.
+    is_used: bool,
     rest: u16,
     rule: Rule,
     addresses: u64,
@@ -111,7 +115,8 @@ impl FlowEntry {
             parked: ParkedFlow::EMPTY,
             learned: false,
             announced: false,
-            closed: 0,
+            flags_seen: 0,
+            is_used: false,
             rest,
             rule: Rule::of(state, actions),
             addresses,
@@ -167,22 +172,29 @@ impl FlowEntry {
         self.last_ns = now_ns;
         if tcp_flags & (RST | FIN | SYN) != 0 {
             self.note_flags(side, tcp_flags);
+        } else {
+            self.is_used = true;
         }
     }
 
     fn note_flags(&mut self, side: Side, tcp_flags: u8) {
         if tcp_flags & RST != 0 {
-            self.closed = CLOSED;
+            self.flags_seen |= CLOSED;
         } else if tcp_flags & FIN != 0 {
-            self.closed |= side as u8;
+            self.flags_seen |= side as u8;
         } else if tcp_flags & SYN != 0 {
-            self.closed = 0;
+            self.flags_seen = SYN_SEEN;
         }
     }
 
     /// The connection is over.
     pub const fn is_closing(&self) -> bool {
-        self.closed == CLOSED
+        self.flags_seen & CLOSED == CLOSED
+    }
+
+    /// The connection was asked for and has not come about: all that passed, in either direction, were SYNs.
+    pub const fn is_opening(&self) -> bool {
+        self.flags_seen & SYN_SEEN != 0 && !self.is_used
     }
 }
 

@@ -136,8 +136,9 @@ impl Lines {
         probe
     }
 
+    /// The same without a look ahead.
     #[inline(always)]
-    fn probe_later(&self, image: KeyImage) -> Probe {
+    pub fn probe_later(&self, image: KeyImage) -> Probe {
         let (hash, tag) = self.seed.hash(&image);
         let KeyImage { addresses, ports, .. } = image;
         let home = scaled((hash >> 32) as u32, self.lines.len());
@@ -151,7 +152,9 @@ impl Lines {
         if other != home { other } else { home.checked_sub(1).unwrap_or(1) }
     }
 
-    fn image(&self, probe: &Probe) -> KeyImage {
+    /// The key that was probed.
+    #[inline]
+    pub fn image(&self, probe: &Probe) -> KeyImage {
         let &Probe { addresses, ports, tags, .. } = probe;
         KeyImage { addresses, ports, rest: tags as u16 ^ self.seed.mask(addresses, ports) }
     }
@@ -192,9 +195,14 @@ impl Lines {
     }
 
     /// Adds a key that is not in the index.
+    #[cfg(test)]
     pub fn insert(&mut self, image: KeyImage, position: u32) {
-        let probe = self.probe_later(image);
-        let (home, other) = (probe.home as usize, self.other(&probe));
+        self.insert_probed(&self.probe_later(image), position);
+    }
+
+    /// Adds a key that is not in the index and was probed.
+    pub fn insert_probed(&mut self, probe: &Probe, position: u32) {
+        let (home, other) = (probe.home as usize, self.other(probe));
         let reached = if self.lines[home].vacant().is_some() {
             Some(home)
         } else if self.lines[other].vacant().is_some() {
@@ -206,8 +214,8 @@ impl Lines {
             self.lines[home].add_stray();
         }
         match reached.and_then(|line| self.lines[line].vacant().map(|slot| (line, slot))) {
-            Some((line, slot)) => self.lines[line].put(slot, &probe, position),
-            None => self.stash.push((image, position)),
+            Some((line, slot)) => self.lines[line].put(slot, probe, position),
+            None => self.stash.push((self.image(probe), position)),
         }
     }
 

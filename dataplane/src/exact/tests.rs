@@ -55,12 +55,43 @@ fn a_half_closed_connection_lives_on_until_the_other_side_closes_too() {
     let mut table = ExactTable::new(&limits);
     let action = action();
     let flow = table.add(key(1), FlowState::Active(action), 0).unwrap();
+    table.get_mut(flow).unwrap().refresh(Side::Own, 0x10, 0);
     table.get_mut(flow).unwrap().refresh(Side::Own, FIN, 0);
     assert_eq!(table.sweep(20 * NANOS_PER_SECOND, &mut 10), None, "the server may still answer");
     table.get_mut(flow).unwrap().refresh(Side::Opposite, FIN, 20 * NANOS_PER_SECOND);
     assert_eq!(table.sweep(36 * NANOS_PER_SECOND, &mut 10), Some(flow));
     table.get_mut(flow).unwrap().refresh(Side::Own, SYN, 36 * NANOS_PER_SECOND);
     assert_eq!(table.sweep(60 * NANOS_PER_SECOND, &mut 10), None, "a new connection between the same ports");
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_ends_soon_and_makes_room() {
+    let limits = Limits { flows: 3, tcp_idle_s: 300, tcp_closing_s: 15, ..Limits::default() };
+    let mut table = ExactTable::new(&limits);
+    let [asked, answered, used] = [1, 2, 3].map(|port| table.add(key(port), FlowState::Active(action()), 0).unwrap());
+    table.get_mut(asked).unwrap().meet(40, SYN, 0);
+    for flow in [answered, used] {
+        table.get_mut(flow).unwrap().refresh(Side::Opposite, SYN, 0);
+        table.get_mut(flow).unwrap().meet(40, SYN, 0);
+    }
+    table.get_mut(answered).unwrap().refresh(Side::Opposite, 0x10, 0); // the handshake's end, on the other way
+    table.get_mut(used).unwrap().meet(40, 0x10, 0);
+    assert_eq!(table.dispensable(), Some(asked));
+    assert_eq!(table.sweep(16 * NANOS_PER_SECOND, &mut 10), Some(asked));
+    table.remove(asked);
+    assert_eq!((table.dispensable(), table.sweep(299 * NANOS_PER_SECOND, &mut 10)), (None, None));
+    let rejected = table.add(key(4), FlowState::Rejected, 0).unwrap();
+    assert_eq!(table.dispensable(), Some(rejected));
+    table.get_mut(rejected).unwrap().set_state(FlowState::Pending);
+    assert_eq!(table.dispensable(), None, "somebody waits for it");
+}
+
+/// Breaks if rules that are put back after a restart, which have met no packet yet, go sooner than others.
+#[test]
+fn a_rule_without_packets_lives_as_long_as_an_open_connection() {
+    let mut table = table(1);
+    table.add(key(1), FlowState::Active(action()), 0).unwrap();
+    assert_eq!((table.dispensable(), table.sweep(290 * NANOS_PER_SECOND, &mut 10)), (None, None));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use packet::{Plain, Vni, VportId};
 use shm::rules::Delivery;
 
 use super::{Address, Leaving, look_at, trim};
-use crate::exact::{FlowHandle, KeyImage, Probe};
+use crate::exact::{FlowHandle, Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf};
@@ -18,11 +18,11 @@ struct Door {
 }
 
 impl Door {
-    /// What a frame is if it is plain, for the host, and may be forwarded.
+    /// What a frame is if it is plain or a SYN, for the host, and may be forwarded.
     #[inline(always)]
     fn look(&self, mbuf: &BareMbuf) -> Option<Plain> {
         let frame = mbuf.data();
-        let plain = Plain::parse(frame)?;
+        let plain = Plain::parse_with_syn(frame)?;
         let is_ours = self.mac.is_destination_of(frame) && mbuf.is_single_segment();
         (is_ours && plain.ip_len <= self.mtu && plain.ttl > 1).then_some(plain)
     }
@@ -39,7 +39,7 @@ impl IoLcore {
         });
         let there = looked.get_mut(..burst.len()).unwrap_or_default(); // a burst is no longer
         let found = exact.find_probed(there, |(_, probe)| probe);
-        let mut leaving = Leaving::new();
+        let (mut leaving, mut ended) = (Leaving::new(), BareBurst::new());
         let (mut packets, mut bytes) = (0, 0);
         for (mbuf, (plain, probe)) in burst.drain().zip(&looked) {
             let started = match found.flow(probe) {
@@ -51,11 +51,41 @@ impl IoLcore {
                     packets += 1;
                     bytes += length as u64;
                 }
-                Err(mbuf) => self.take_long_way(at, mbuf, &mut leaving),
+                Err(mbuf) => {
+                    let seen = (plain, probe, found);
+                    let length = self.end_or_take_long_way((at, vport), mbuf, seen, (&mut ended, &mut leaving));
+                    if let Some(length) = length {
+                        packets += 1;
+                        bytes += length as u64;
+                    }
+                }
             }
         }
+        ended.clear();
         self.leave(&mut leaving);
         self.forwarder.account.leave_uncaptured(vport, packets, bytes);
+    }
+
+    /// A packet that was not started: as what it was looked at, and what was found of it. If it only ends here, it goes to the
+    /// others that do, and its length is returned; else it takes the long way, after those that are leaving.
+    #[cold]
+    #[inline(never)]
+    fn end_or_take_long_way(
+        &mut self,
+        (at, vport): (usize, VportId),
+        mbuf: BareMbuf,
+        (plain, probe, found): (&Plain, &Probe, Found),
+        (ended, leaving): (&mut BareBurst, &mut Leaving),
+    ) -> Option<usize> {
+        let is_plain = *plain != Plain::NOTHING;
+        let reason = if is_plain { self.forwarder.turned_away(vport, probe, found) } else { None };
+        let Some(reason) = reason else {
+            self.take_long_way(at, mbuf, leaving);
+            return None;
+        };
+        self.forwarder.account.count_drop(reason, 1);
+        let _ = ended.push(mbuf); // there is room for the whole burst
+        Some(plain.frame_len())
     }
 
     /// A packet meets its flow's rule; returns its length. One that needs more care is given back as it came.
@@ -73,7 +103,7 @@ impl IoLcore {
         let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
         let Some(numbered) = entry.numbered_action() else { return Err(mbuf) };
         let way = ways.of(numbered, door.vport, topology, outlets.me(), || entry.action());
-        if plain.ip_len > way.path_mtu {
+        if plain.ip_len > way.path_mtu || plain.is_syn() {
             return Err(mbuf);
         }
         let length = plain.frame_len();

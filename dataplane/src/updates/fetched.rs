@@ -9,12 +9,15 @@ use dpdk::BURST;
 use packet::FlowKey;
 use shm::rules::{ExactRule, Update};
 
-use crate::exact::{ExactTable, FlowHandle};
+use crate::exact::{ExactTable, FlowHandle, Probe};
 
 /// The flows of some updates, by their place.
 pub struct Fetched {
     /// The first update's place.
     from: usize,
+    /// Of each, its place among those that name a flow.
+    places: [u8; BURST],
+    probes: ArrayVec<Probe, BURST>,
     found: [Option<FlowHandle>; BURST],
     /// How many updates were looked at.
     count: usize,
@@ -25,28 +28,36 @@ pub struct Fetched {
 impl Fetched {
     /// Looks the flows of a burst of updates up, the first of which has this place.
     pub fn new(table: &ExactTable, from: usize, burst: &[Option<Update>]) -> Self {
-        let (mut keys, mut places) = (ArrayVec::<FlowKey, BURST>::new(), ArrayVec::<u8, BURST>::new());
-        for (place, update) in burst.iter().enumerate().take(BURST) {
+        let (mut keys, mut probes) = (ArrayVec::<FlowKey, BURST>::new(), ArrayVec::<Probe, BURST>::new());
+        let (mut places, mut come) = ([0; BURST], 0);
+        for (place, update) in places.iter_mut().zip(burst) {
             let Some(update) = update else { continue };
             let (Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key)) =
                 update
             else {
                 continue;
             };
+            *place = keys.len() as u8;
+            come += usize::from(matches!(update, Update::InsertExact(_)));
+            probes.push(table.probe_key(key));
             keys.push(*key);
-            places.push(place as u8);
         }
-        let (mut together, mut found) = ([None; BURST], [None; BURST]);
-        table.find_burst(&keys, &mut together[..keys.len()]);
-        for (place, flow) in places.into_iter().zip(together) {
-            found[usize::from(place)] = flow;
-        }
-        Self { from, found, count: burst.len().min(BURST), came: [0; 4] }
+        table.expect(come);
+        let mut found = [None; BURST];
+        table.find_keys(&keys, &probes, &mut found[..keys.len()]);
+        Self { from, places, probes, found, count: burst.len().min(BURST), came: [0; 4] }
     }
 
     /// No flows.
     pub const fn nothing() -> Self {
-        Self { from: 0, found: [None; BURST], count: 0, came: [0; 4] }
+        Self {
+            from: 0,
+            places: [0; BURST],
+            probes: ArrayVec::new_const(),
+            found: [None; BURST],
+            count: 0,
+            came: [0; 4],
+        }
     }
 
     /// True if the flow that the update at this place names was looked up.
@@ -56,13 +67,19 @@ impl Fetched {
 
     /// The flow of this key, which the update at this place names.
     pub fn flow(&self, table: &ExactTable, place: usize, key: &FlowKey) -> Option<FlowHandle> {
-        let flow = match self.has(place).then(|| self.found[place - self.from]) {
+        let flow = match self.has(place).then(|| self.found[usize::from(self.places[place - self.from])]) {
             Some(Some(flow)) if table.get(flow).is_some() => Some(flow),
             Some(None) if !self.may_have_come(key) => None,
             _ => return table.find(key),
         };
         debug_assert_eq!(flow, table.find(key), "what was found is not true any more");
         flow
+    }
+
+    /// The key that the update at this place names, as it was probed.
+    pub fn probe(&self, place: usize) -> Option<&Probe> {
+        let at = self.has(place).then(|| self.places[place - self.from])?;
+        self.probes.get(usize::from(at))
     }
 
     /// A flow has come by an update.
