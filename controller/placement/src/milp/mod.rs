@@ -2,7 +2,9 @@
 //! paper's own.
 
 pub mod compact;
+pub mod given;
 pub mod paper;
+mod pricing;
 pub mod reach;
 mod rows;
 pub mod walks;

@@ -15,6 +15,7 @@ use crate::milp::whole;
 use crate::ratio::Ratio;
 use crate::search::Search;
 use crate::search::layout::Thresholds;
+use crate::solve::mend::Mending;
 use crate::solve::{Run, STEPS, longer};
 
 /// What raises the bound.
@@ -32,6 +33,8 @@ enum Program {
 const WALKED_FLOWS_MAX: usize = 200;
 /// The rounds in which the walk program's root is asked; before them most are solved.
 const ROOT_ROUNDS: std::ops::Range<u32> = 1..3;
+/// Before this round the search alone does most.
+const MENDED_FROM_ROUND: u32 = 1;
 /// Before this round the search alone is faster.
 const BRANCHED_FROM_ROUND: u32 = 3;
 /// Dead ends of a tree before it is begun anew.
@@ -45,12 +48,16 @@ impl<'g> Run<'_, 'g, '_> {
         let Some(u) = self.best.as_ref().map(|(value, ..)| value.u) else { return found };
         let mut slice = Duration::from_millis(250);
         let is_walked = self.problem.flows.len() <= WALKED_FLOWS_MAX;
+        let thresholds = self.goal.load.thresholds(u, self.bound.delay_ns);
+        let mut mending = Mending::new(self.ground, thresholds);
         let mut round = 0_u32;
         while self.delay_ns() > self.bound.delay_ns && !self.clock.is_over() {
             // The longer there is, the slower the search cools.
             let steps = STEPS << round.clamp(1, 8) >> 1;
+            let is_mended = is_walked && !self.is_small && round >= MENDED_FROM_ROUND;
             match self.try_delay(&found, u, self.bound.delay_ns, slice, steps) {
                 Some(better) => found = better,
+                None if is_mended => self.mend_towards_bound(&mut mending, &mut found, u, slice),
                 None => self.descend(&mut found, u, slice, steps),
             }
             if self.delay_ns() <= self.bound.delay_ns {
@@ -62,19 +69,31 @@ impl<'g> Run<'_, 'g, '_> {
                 if round == 0 {
                     self.raise(u, &mut found, slice * 8, Program::Reach);
                 }
-                if is_walked {
-                    if ROOT_ROUNDS.contains(&round) {
-                        self.raise(u, &mut found, slice * 16, Program::Walks);
-                    }
-                    if round >= BRANCHED_FROM_ROUND {
-                        self.branch(u, &mut found, slice);
-                    }
+                if is_walked && ROOT_ROUNDS.contains(&round) {
+                    self.raise(u, &mut found, slice * 16, Program::Walks);
+                }
+                if is_walked && round >= BRANCHED_FROM_ROUND {
+                    self.branch(u, &mut found, slice);
                 }
             }
             round += 1;
             slice = longer(slice);
         }
         found
+    }
+
+    /// Mends a placement at the bound, and if that fails, at the middle between it and the incumbent.
+    fn mend_towards_bound(&mut self, mending: &mut Mending<'g>, found: &mut Search<'g>, u: Ratio, slice: Duration) {
+        let low = self.bound.delay_ns;
+        for (target, slice) in [(low, slice * 4), (low + (self.delay_ns() - low) / 2, slice * 2)] {
+            if self.delay_ns() <= target {
+                return;
+            }
+            if let Some(better) = self.mend(mending, self.goal.load.thresholds(u, target), slice) {
+                self.keep(&better, "delay");
+                *found = better;
+            }
+        }
     }
 
     fn delay_ns(&self) -> u64 {
