@@ -16,7 +16,7 @@ use highs::{ColProblem, HighsModelStatus, Model, Row, Sense};
 use crate::clock::Clock;
 use crate::highs_run::{Ended, run};
 use crate::milp::compact::Trail;
-use crate::milp::pricing::{Priced, Pricing};
+use crate::milp::pricing::{Priced, Pricing, Within};
 use crate::problem::Problem;
 use crate::search::graph::Graph;
 use crate::search::layout::Thresholds;
@@ -261,7 +261,7 @@ impl<'p> Given<'p> {
         Prices { links, serve }
     }
 
-    /// The cheapest way of a flow through M at prices.
+    /// The cheapest way of a flow through M at prices, if it costs less than one.
     fn cheapest(&self, pricing: &mut Pricing, flow: usize, counts: &[Vec<u32>], prices: &Prices) -> Option<Priced> {
         let wants = &self.problem.flows[flow];
         let link = |link: usize| Some((self.footprint + prices.links[link]) * wants.bandwidth as f64);
@@ -270,7 +270,9 @@ impl<'p> Given<'p> {
             let demand = self.problem.demand(flow, kind);
             (counts[host][kind] > 0 && self.cap(host, kind) >= demand).then(|| prices.serve[host][kind] * demand as f64)
         };
-        pricing.cheapest(self.problem, self.graph, flow, self.thresholds.delay_ns, link, serve)
+        // What costs more than to be missing is of no use.
+        let within = Within { max_ns: self.thresholds.delay_ns, cost: 1.0 };
+        pricing.cheapest(self.problem, self.graph, flow, within, link, serve)
     }
 
     /// The Lagrangian bound of the program, and new ways worth a column.
@@ -280,7 +282,7 @@ impl<'p> Given<'p> {
         let mut least = -self.rent(counts, prices);
         for (flow, &worth) in duals[..self.problem.flows.len()].iter().enumerate() {
             let found = self.cheapest(&mut pricing, flow, counts, prices);
-            least += found.as_ref().map_or(1.0, |way| way.cost.min(1.0));
+            least += found.as_ref().map_or(1.0, |way| way.cost);
             if let Some(way) = found.filter(|way| way.cost < worth - TOLERANCE) {
                 fresh.extend(self.know(flow, way));
             }
@@ -293,7 +295,7 @@ impl<'p> Given<'p> {
     fn at_least(&mut self, counts: &[Vec<u32>], at: usize) -> f64 {
         let mut pricing = std::mem::take(&mut self.pricing);
         let prices = &self.prices[at];
-        let cost = |flow| self.cheapest(&mut pricing, flow, counts, prices).map_or(1.0, |way| way.cost.min(1.0));
+        let cost = |flow| self.cheapest(&mut pricing, flow, counts, prices).map_or(1.0, |way| way.cost);
         let least = (0..self.problem.flows.len()).map(cost).sum::<f64>() - self.rent(counts, prices);
         self.pricing = pricing;
         least

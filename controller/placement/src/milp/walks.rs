@@ -19,7 +19,7 @@ use std::ops::RangeBounds;
 use highs::{Col, HighsModelStatus, Model, Row, RowProblem, Sense, SolvedModel};
 
 use crate::clock::Clock;
-use crate::milp::pricing::{Priced, Pricing};
+use crate::milp::pricing::{Priced, Pricing, Within};
 use crate::milp::rows::{Cell, Cells};
 use crate::problem::Problem;
 use crate::search::graph::Graph;
@@ -283,7 +283,7 @@ impl<'p> Walks<'p> {
         }
     }
 
-    /// The cheapest way of a flow at the prices, within its delay.
+    /// The cheapest way of a flow at the prices, within its delay and below what the flow is worth.
     fn shortest(&mut self, flow: usize) -> Option<Priced> {
         let mut pricing = std::mem::take(&mut self.pricing);
         let wants = &self.problem.flows[flow];
@@ -301,7 +301,8 @@ impl<'p> Walks<'p> {
             let coupled = self.coupled.get(&(flow, position, host)).map_or(0.0, |&row| self.dual(row));
             Some(-self.dual(row).min(0.0) * demand as f64 - coupled.min(0.0))
         };
-        let found = pricing.cheapest(self.problem, self.graph, flow, self.thresholds.delay_ns, link, serve);
+        let within = Within { max_ns: self.thresholds.delay_ns, cost: self.dual(self.flows[flow]) };
+        let found = pricing.cheapest(self.problem, self.graph, flow, within, link, serve);
         self.pricing = pricing;
         found
     }

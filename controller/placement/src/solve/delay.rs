@@ -29,8 +29,6 @@ enum Program {
     Walks,
 }
 
-/// More flows than this are too many for a program with a row for each.
-const WALKED_FLOWS_MAX: usize = 200;
 /// The rounds in which the walk program's root is asked; before them most are solved.
 const ROOT_ROUNDS: std::ops::Range<u32> = 1..3;
 /// Before this round the search alone does most.
@@ -47,14 +45,14 @@ impl<'g> Run<'_, 'g, '_> {
         self.tell("delay");
         let Some(u) = self.best.as_ref().map(|(value, ..)| value.u) else { return found };
         let mut slice = Duration::from_millis(250);
-        let is_walked = self.problem.flows.len() <= WALKED_FLOWS_MAX;
+        let is_walked = self.is_walked();
         let thresholds = self.goal.load.thresholds(u, self.bound.delay_ns);
         let mut mending = Mending::new(self.ground, thresholds);
         let mut round = 0_u32;
         while self.delay_ns() > self.bound.delay_ns && !self.clock.is_over() {
             // The longer there is, the slower the search cools.
             let steps = STEPS << round.clamp(1, 8) >> 1;
-            let is_mended = is_walked && !self.is_small && round >= MENDED_FROM_ROUND;
+            let is_mended = is_walked && round >= MENDED_FROM_ROUND;
             match self.try_delay(&found, u, self.bound.delay_ns, slice, steps) {
                 Some(better) => found = better,
                 None if is_mended => self.mend_towards_bound(&mut mending, &mut found, u, slice),
