@@ -1,8 +1,9 @@
 //! The second stage: MaxDelay among the solutions of the U found.
 //!
-//! The bound is the longest shortest path. If the search does not meet it, programs raise it: the whole one where the
-//! problem is small, else the reach program by what the cores forbid and the walk program by what cores and links forbid together. The search
-//! closes in from above, every round for longer, and goes on from the placements that the walk program finds.
+//! The bound is the longest shortest path. If the search does not meet it, programs raise it: the whole one where the problem is small,
+//! else the reach program by what the cores forbid and the walk program by what cores and links forbid together. The search closes in
+//! from above, every round for longer; where it gets stuck, its placements are mended by the ways program, and it goes on from those
+//! that the walk program's tree finds.
 
 use std::time::Duration;
 
