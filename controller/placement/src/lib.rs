@@ -27,6 +27,8 @@ mod milp;
 pub mod online;
 mod pack;
 pub mod problem;
+#[cfg(test)]
+mod random;
 pub mod ratio;
 mod search;
 pub mod solve;

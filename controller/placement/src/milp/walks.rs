@@ -13,15 +13,16 @@
 //! A node is excluded by its Lagrangian bound, Σ_k (the least reduced cost of a way of k) below the program's value, which holds
 //! whatever the columns made so far.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 
 use highs::{Col, HighsModelStatus, Model, Row, RowProblem, Sense, SolvedModel};
 
 use crate::clock::Clock;
+use crate::milp::pricing::{Priced, Pricing, Within};
+use crate::milp::rows::{Cell, Cells};
 use crate::problem::Problem;
-use crate::search::graph::{FAR, Graph};
+use crate::search::graph::Graph;
 use crate::search::layout::Thresholds;
 
 /// What the tree found out.
@@ -41,6 +42,9 @@ const FOOTPRINT: f64 = 1e-3;
 const EXCLUDES: f64 = FOOTPRINT + 1e-4;
 const TOLERANCE: f64 = 1e-7;
 const FRACTION: f64 = 1e-5;
+/// HiGHS' simplex strategies.
+const DUAL: i32 = 1;
+const PRIMAL: i32 = 4;
 /// Of the choice where to branch, so that the next tree is another.
 const JITTER: f64 = 0.3;
 
@@ -99,23 +103,6 @@ enum Node {
     Stopped,
 }
 
-#[derive(Default)]
-struct Pricing {
-    heap: BinaryHeap<(Reverse<u64>, usize)>,
-    labels: Vec<Label>,
-    least_ns: Vec<u64>,
-}
-
-#[derive(Clone, Copy)]
-struct Label {
-    cost: f64,
-    ns: u64,
-    node: u32,
-    from: u32,
-    link: u32,
-}
-const SERVICE: u32 = u32::MAX;
-
 impl<'p> Walks<'p> {
     pub fn new(problem: &'p Problem, graph: &'p Graph, thresholds: Thresholds, least: &[usize]) -> Option<Walks<'p>> {
         let mut model = RowProblem::default().try_optimise(Sense::Minimise).ok()?;
@@ -124,30 +111,19 @@ impl<'p> Walks<'p> {
         model.try_set_option("presolve", "off").ok()?;
         model.try_set_option("solver", "simplex").ok()?;
         let (hosts, kinds) = (problem.hosts.len(), problem.kinds.len());
-        let mut there = vec![vec![0_u32; kinds]; hosts];
-        let mut used = vec![vec![0_u64; kinds]; hosts];
-        for existing in problem.existing.iter().filter(|existing| !existing.may_move) {
-            there[existing.host][existing.kind] += 1;
-            used[existing.host][existing.kind] += existing.used;
-        }
+        let cells = Cells::new(problem, thresholds.core_u);
         let mut m = vec![vec![None; kinds]; hosts];
         let mut serve = vec![vec![None; kinds]; hosts];
         let mut per_kind = vec![Vec::new(); kinds];
         for (host, machine) in problem.hosts.iter().enumerate() {
             let mut row = Vec::new();
             for (kind, what) in problem.kinds.iter().enumerate() {
-                let cap = thresholds.core_u.of(what.capacity[host]);
-                let room: u32 = machine.cores.iter().map(|cores| cores / what.cores).sum();
-                let high = room.min(what.per_host_max);
-                if (cap == 0 && there[host][kind] == 0) || high == 0 {
-                    continue;
-                }
-                let low = there[host][kind].min(high);
+                let Some(Cell { cap, low, high }) = cells.m[host][kind] else { continue };
                 let col = model.try_add_column(0.0, f64::from(low)..=f64::from(high), []).ok()?;
                 m[host][kind] = Some(Instances { col, cap, low, high });
                 row.push((col, f64::from(what.cores)));
                 per_kind[kind].push((col, 1.0));
-                let room = -(used[host][kind] as f64);
+                let room = -(cells.used[host][kind] as f64);
                 serve[host][kind] = Some(line(&mut model, ..=room, [(col, -(cap as f64))])?);
             }
             let cores: u32 = machine.cores.iter().sum();
@@ -194,8 +170,11 @@ impl<'p> Walks<'p> {
         self.duals.get(row.at).copied().unwrap_or(0.0)
     }
 
-    fn solve(&mut self) -> Option<f64> {
-        let solved: SolvedModel = self.model.take()?.try_solve().ok()?;
+    /// With nothing but columns added the basis is feasible, and the primal simplex goes on from it; else the dual one.
+    fn solve(&mut self, is_feasible: bool) -> Option<f64> {
+        let mut model = self.model.take()?;
+        model.try_set_option("simplex_strategy", if is_feasible { PRIMAL } else { DUAL }).ok()?;
+        let solved: SolvedModel = model.try_solve().ok()?;
         let ok = solved.status() == HighsModelStatus::Optimal;
         let objective = solved.objective_value();
         let solution = solved.get_solution();
@@ -208,13 +187,15 @@ impl<'p> Walks<'p> {
     /// Columns until the node is feasible or excluded.
     fn node(&mut self, clock: &Clock) -> Node {
         let mut bound = f64::NEG_INFINITY;
+        let mut is_feasible = false;
         loop {
             if clock.is_over() {
                 return Node::Stopped;
             }
-            let Some(objective) = self.solve() else { return Node::Stopped };
+            let Some(objective) = self.solve(is_feasible) else { return Node::Stopped };
             let missing: f64 = self.missing.iter().map(|col| self.values[col.index()]).sum();
             let coupled = self.couple();
+            is_feasible = coupled == 0;
             if missing < TOLERANCE && coupled == 0 {
                 return Node::Feasible;
             }
@@ -265,9 +246,9 @@ impl<'p> Walks<'p> {
         for flow in 0..self.problem.flows.len() {
             let worth = self.dual(self.flows[flow]);
             match self.shortest(flow) {
-                Some((cost, hosts, links)) if cost < worth - TOLERANCE => {
-                    short += worth - cost;
-                    self.add(flow, hosts, links);
+                Some(way) if way.cost < worth - TOLERANCE => {
+                    short += worth - way.cost;
+                    self.add(flow, way);
                     fresh += 1;
                 }
                 _ => {}
@@ -276,7 +257,8 @@ impl<'p> Walks<'p> {
         (fresh, short)
     }
 
-    fn add(&mut self, flow: usize, hosts: Vec<usize>, links: Vec<usize>) {
+    fn add(&mut self, flow: usize, way: Priced) {
+        let Priced { hosts, links, .. } = way;
         let wants = &self.problem.flows[flow];
         let mut entries: BTreeMap<usize, (Row, f64)> = BTreeMap::new();
         let mut put = |line: Line, value: f64| entries.entry(line.at).or_insert((line.row, 0.0)).1 += value;
@@ -301,63 +283,28 @@ impl<'p> Walks<'p> {
         }
     }
 
-    /// The cheapest way of a flow at the prices, within its delay: hosts by position, links.
-    fn shortest(&mut self, flow: usize) -> Option<(f64, Vec<usize>, Vec<usize>)> {
-        let (problem, graph) = (self.problem, self.graph);
-        let wants = &problem.flows[flow];
-        let hosts = graph.hosts;
-        let max_ns = wants.delay_max_ns.min(self.thresholds.delay_ns);
-        let goal = wants.chain.len() * hosts + wants.to;
+    /// The cheapest way of a flow at the prices, within its delay and below what the flow is worth.
+    fn shortest(&mut self, flow: usize) -> Option<Priced> {
         let mut pricing = std::mem::take(&mut self.pricing);
-        pricing.heap.clear();
-        pricing.labels.clear();
-        pricing.least_ns.clear();
-        pricing.least_ns.resize((wants.chain.len() + 1) * hosts, FAR);
-        let push = |pricing: &mut Pricing, label: Label| {
-            let node = label.node as usize;
-            let togo = graph.delay_ns(node % hosts, wants.to);
-            if label.ns + togo <= max_ns && label.ns < pricing.least_ns[node] {
-                pricing.labels.push(label);
-                pricing.heap.push((Reverse(label.cost.to_bits()), pricing.labels.len() - 1));
-            }
+        let wants = &self.problem.flows[flow];
+        let link = |link: usize| {
+            let row = self.links[link]?;
+            Some((self.footprint - self.dual(row).min(0.0)) * wants.bandwidth as f64)
         };
-        push(&mut pricing, Label { cost: 0.0, ns: 0, node: wants.from as u32, from: u32::MAX, link: SERVICE });
-        let mut found = None;
-        while let Some((_, number)) = pricing.heap.pop() {
-            let here = pricing.labels[number];
-            let node = here.node as usize;
-            if here.ns >= pricing.least_ns[node] {
-                continue;
-            }
-            pricing.least_ns[node] = here.ns;
-            if node == goal {
-                found = Some(number);
-                break;
-            }
-            let (layer, host) = (node / hosts, node % hosts);
-            for arc in graph.from(host) {
-                let Some(row) = self.links[arc.link as usize] else { continue };
-                let price = (self.footprint - self.dual(row).min(0.0)) * wants.bandwidth as f64;
-                let (cost, ns) = (here.cost + price, here.ns + arc.delay_ns);
-                let node = (layer * hosts + arc.to as usize) as u32;
-                push(&mut pricing, Label { cost, ns, node, from: number as u32, link: arc.link });
-            }
-            let Some(&kind) = wants.chain.get(layer) else { continue };
-            let demand = problem.demand(flow, kind);
-            let Some(row) = self.serve[host][kind] else { continue };
+        let serve = |position: usize, host: usize| {
+            let kind = wants.chain[position];
+            let demand = self.problem.demand(flow, kind);
+            let row = self.serve[host][kind]?;
             if self.m[host][kind].is_none_or(|m| m.high == 0 || m.cap < demand) {
-                continue;
+                return None;
             }
-            let coupled = self.coupled.get(&(flow, layer, host)).map_or(0.0, |&row| self.dual(row));
-            let cost = here.cost - self.dual(row).min(0.0) * demand as f64 - coupled.min(0.0);
-            push(
-                &mut pricing,
-                Label { cost, node: here.node + hosts as u32, from: number as u32, link: SERVICE, ..here },
-            );
-        }
-        let way = found.map(|number| trace(&pricing.labels, number, hosts));
+            let coupled = self.coupled.get(&(flow, position, host)).map_or(0.0, |&row| self.dual(row));
+            Some(-self.dual(row).min(0.0) * demand as f64 - coupled.min(0.0))
+        };
+        let within = Within { max_ns: self.thresholds.delay_ns, cost: self.dual(self.flows[flow]) };
+        let found = pricing.cheapest(self.problem, self.graph, flow, within, link, serve);
         self.pricing = pricing;
-        way
+        found
     }
 
     fn bound(&mut self, host: usize, kind: usize, low: u32, high: u32) {
@@ -468,17 +415,45 @@ impl<'p> Walks<'p> {
     }
 }
 
-fn trace(labels: &[Label], goal: usize, hosts: usize) -> (f64, Vec<usize>, Vec<usize>) {
-    let (mut at, mut links, mut nodes) = (goal, Vec::new(), Vec::new());
-    while labels[at].from != u32::MAX {
-        let label = labels[at];
-        match label.link {
-            SERVICE => nodes.push(label.node as usize % hosts),
-            link => links.push(link as usize),
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bounds;
+    use crate::milp::compact::Compact;
+    use crate::milp::whole;
+    use crate::problem::NO_DELAY_BOUND_NS;
+    use crate::random;
+    use crate::ratio::Ratio;
+
+    // A row or a price too strict cuts ways off, and the tree excludes thresholds at which there is a solution. The whole program says
+    // where there is one: thresholds are tried from loose to tight.
+    #[test]
+    fn excludes_nothing_that_the_whole_program_admits() {
+        let clock = Clock::new(Duration::from_secs(600), None);
+        let (mut excluded, mut left) = (0, 0);
+        for seed in 0..150 {
+            let problem = random::problem(seed, 3 + seed as usize % 3, 3);
+            let graph = Graph::new(&problem);
+            for (tenths, delay_ns) in [(10, NO_DELAY_BOUND_NS), (10, 120), (10, 60), (8, 200), (6, 90)] {
+                let u = Ratio::new(tenths, 10);
+                let thresholds = Thresholds { link_u: u, core_u: u, delay_ns };
+                let Some(least) = bounds::least_instances(&problem, u) else { continue };
+                let admits = whole::feasible(&problem, thresholds, false, &clock);
+                let Some(mut walks) = Walks::new(&problem, &graph, thresholds, &least) else { continue };
+                let root = walks.root(&clock);
+                let branched = walks.branch(seed, 200, &clock, &mut |_| false);
+                match admits {
+                    Compact::Admitted { .. } => {
+                        assert_ne!(root, Branched::Excluded, "seed {seed}, {tenths}/10, {delay_ns} ns: the root");
+                        assert_ne!(branched, Branched::Excluded, "seed {seed}, {tenths}/10, {delay_ns} ns: the tree");
+                    }
+                    Compact::Excluded if branched == Branched::Excluded => excluded += 1,
+                    _ => left += 1,
+                }
+            }
         }
-        at = label.from as usize;
+        assert!(excluded > left, "the tree excluded {excluded} and left {left} open");
     }
-    links.reverse();
-    nodes.reverse();
-    (labels[goal].cost, nodes, links)
 }

@@ -266,6 +266,12 @@ impl<'g> Layout<'g> {
         self.at[host * kinds..(host + 1) * kinds].iter().flatten().map(|&slot| slot as usize)
     }
 
+    /// M: instances by host and kind.
+    pub fn counts(&self) -> Vec<Vec<u32>> {
+        let kinds = self.ground.problem.kinds.len();
+        self.at.chunks(kinds.max(1)).map(|row| row.iter().map(|slots| slots.len() as u32).collect()).collect()
+    }
+
     /// How many instances of a kind there are.
     pub fn count(&self, kind: usize) -> usize {
         self.slots.iter().filter(|slot| slot.kind == kind).count()

@@ -1,5 +1,6 @@
 //! How the search changes the placement: swaps, moves, other kinds, and their undoing.
 
+use crate::clock::Clock;
 use crate::search::{Journal, Search};
 
 /// A change of the instances.
@@ -164,6 +165,26 @@ impl Search<'_> {
         fits.then_some(Change::Swap { a, b })
     }
 
+    /// Changes M by what `missing` says of it: how much of the flows finds no way, or none if that is more than the most asked for. What is
+    /// missing in the end; all ways are gone.
+    pub fn mend(&mut self, clock: &Clock, mut missing: impl FnMut(&[Vec<u32>], f64) -> Option<f64>) -> Option<f64> {
+        for unit in 0..self.layout.ways.len() {
+            self.layout.lift(unit);
+        }
+        let mut least = missing(&self.layout.counts(), f64::INFINITY)?;
+        while least > 0.0 && !clock.is_over() {
+            let Some(change) = self.propose() else { continue };
+            self.commit(change);
+            // Metropolis' rule, with the dice thrown first.
+            let most = least - MEND_TEMPERATURE * self.rng.f64().max(f64::MIN_POSITIVE).ln();
+            match missing(&self.layout.counts(), most) {
+                Some(after) => least = after,
+                None => self.revert(change),
+            }
+        }
+        Some(least)
+    }
+
     fn commit(&mut self, change: Change) {
         match change {
             Change::Swap { a, b } => {
@@ -238,6 +259,8 @@ impl Search<'_> {
     }
 }
 
+/// In flows that find no way.
+const MEND_TEMPERATURE: f64 = 0.03;
 /// So many units in trouble are rerouted after a change.
 const SETTLE_UNITS: usize = 40;
 

@@ -1,8 +1,9 @@
 //! The second stage: MaxDelay among the solutions of the U found.
 //!
-//! The bound is the longest shortest path. If the search does not meet it, programs raise it: the whole one where the
-//! problem is small, else the reach program by what the cores forbid and the walk program by what cores and links forbid together. The search
-//! closes in from above, every round for longer, and goes on from the placements that the walk program finds.
+//! The bound is the longest shortest path. If the search does not meet it, programs raise it: the whole one where the problem is small,
+//! else the reach program by what the cores forbid and the walk program by what cores and links forbid together. The search closes in
+//! from above, every round for longer; where it gets stuck, its placements are mended by the ways program, and it goes on from those
+//! that the walk program's tree finds.
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::milp::whole;
 use crate::ratio::Ratio;
 use crate::search::Search;
 use crate::search::layout::Thresholds;
+use crate::solve::mend::Mending;
 use crate::solve::{Run, STEPS, longer};
 
 /// What raises the bound.
@@ -28,10 +30,10 @@ enum Program {
     Walks,
 }
 
-/// More flows than this are too many for a program with a row for each.
-const WALKED_FLOWS_MAX: usize = 200;
 /// The rounds in which the walk program's root is asked; before them most are solved.
 const ROOT_ROUNDS: std::ops::Range<u32> = 1..3;
+/// Before this round the search alone does most.
+const MENDED_FROM_ROUND: u32 = 1;
 /// Before this round the search alone is faster.
 const BRANCHED_FROM_ROUND: u32 = 3;
 /// Dead ends of a tree before it is begun anew.
@@ -44,13 +46,17 @@ impl<'g> Run<'_, 'g, '_> {
         self.tell("delay");
         let Some(u) = self.best.as_ref().map(|(value, ..)| value.u) else { return found };
         let mut slice = Duration::from_millis(250);
-        let is_walked = self.problem.flows.len() <= WALKED_FLOWS_MAX;
+        let is_walked = self.is_walked();
+        let thresholds = self.goal.load.thresholds(u, self.bound.delay_ns);
+        let mut mending = Mending::new(self.ground, thresholds);
         let mut round = 0_u32;
         while self.delay_ns() > self.bound.delay_ns && !self.clock.is_over() {
             // The longer there is, the slower the search cools.
             let steps = STEPS << round.clamp(1, 8) >> 1;
+            let is_mended = is_walked && round >= MENDED_FROM_ROUND;
             match self.try_delay(&found, u, self.bound.delay_ns, slice, steps) {
                 Some(better) => found = better,
+                None if is_mended => self.mend_towards_bound(&mut mending, &mut found, u, slice),
                 None => self.descend(&mut found, u, slice, steps),
             }
             if self.delay_ns() <= self.bound.delay_ns {
@@ -62,19 +68,31 @@ impl<'g> Run<'_, 'g, '_> {
                 if round == 0 {
                     self.raise(u, &mut found, slice * 8, Program::Reach);
                 }
-                if is_walked {
-                    if ROOT_ROUNDS.contains(&round) {
-                        self.raise(u, &mut found, slice * 16, Program::Walks);
-                    }
-                    if round >= BRANCHED_FROM_ROUND {
-                        self.branch(u, &mut found, slice);
-                    }
+                if is_walked && ROOT_ROUNDS.contains(&round) {
+                    self.raise(u, &mut found, slice * 16, Program::Walks);
+                }
+                if is_walked && round >= BRANCHED_FROM_ROUND {
+                    self.branch(u, &mut found, slice);
                 }
             }
             round += 1;
             slice = longer(slice);
         }
         found
+    }
+
+    /// Mends a placement at the bound, and if that fails, at the middle between it and the incumbent.
+    fn mend_towards_bound(&mut self, mending: &mut Mending<'g>, found: &mut Search<'g>, u: Ratio, slice: Duration) {
+        let low = self.bound.delay_ns;
+        for (target, slice) in [(low, slice * 4), (low + (self.delay_ns() - low) / 2, slice * 2)] {
+            if self.delay_ns() <= target {
+                return;
+            }
+            if let Some(better) = self.mend(mending, self.goal.load.thresholds(u, target), slice) {
+                self.keep(&better, "delay");
+                *found = better;
+            }
+        }
     }
 
     fn delay_ns(&self) -> u64 {

@@ -1,7 +1,8 @@
 //! The first stage: U.
 //!
 //! The bounds of cores and links give the least u that could be; the search tries it. If it fails, a solution at full capacity is
-//! sought, and the gap closed by bisection over the utilisations that integer loads can have.
+//! sought, and the gap closed by bisection over the utilisations that integer loads can have. Where cores count, placements at which
+//! the search got stuck are mended.
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::milp::compact::Compact;
 use crate::problem::NO_DELAY_BOUND_NS;
 use crate::ratio::Ratio;
 use crate::search::Search;
+use crate::solve::mend::Mending;
 use crate::solve::{Forbidden, Load, Run, STEPS, longer};
 
 impl<'g> Run<'_, 'g, '_> {
@@ -69,11 +71,12 @@ impl<'g> Run<'_, 'g, '_> {
         };
         let mut least = least;
         let mut slice = Duration::from_millis(300);
+        let mut mending = Mending::new(self.ground, self.goal.load.thresholds(least, NO_DELAY_BOUND_NS));
         while !self.clock.is_over() {
             let mut low = least;
             for _ in 0..TRIES_MAX {
                 let Some(u) = middle(&capacities, low, self.u()).filter(|_| !self.clock.is_over()) else { break };
-                match self.try_at(u, slice) {
+                match self.try_at(u, slice).or_else(|| self.mend_at(&mut mending, u, slice)) {
                     Some(found) => best = found,
                     None => low = next(&capacities, u),
                 }
@@ -89,6 +92,16 @@ impl<'g> Run<'_, 'g, '_> {
             slice = longer(slice);
         }
         Some(best)
+    }
+
+    /// Mends a placement at a utilisation. Not if links alone are to be spared: cores to spare leave the search enough ways.
+    fn mend_at(&mut self, mending: &mut Mending<'g>, u: Ratio, slice: Duration) -> Option<Search<'g>> {
+        if !self.is_walked() || self.goal.load == Load::Links {
+            return None;
+        }
+        let found = self.mend(mending, self.goal.load.thresholds(u, NO_DELAY_BOUND_NS), slice)?;
+        self.keep(&found, "load");
+        Some(found)
     }
 
     fn u(&self) -> Ratio {

@@ -11,6 +11,9 @@ mod cores;
 mod delay;
 mod extract;
 mod load;
+mod mend;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
@@ -234,12 +237,22 @@ impl Outcome {
 
 /// Solves a problem.
 pub fn solve(problem: &Problem, goal: Goal, limits: Limits<'_>, watch: &mut dyn FnMut(&Progress)) -> Outcome {
+    solve_as(problem, goal, limits, whole::is_small(problem), watch)
+}
+
+/// Solves a problem, with the whole program if it is called small.
+fn solve_as(
+    problem: &Problem,
+    goal: Goal,
+    limits: Limits<'_>,
+    is_small: bool,
+    watch: &mut dyn FnMut(&Progress),
+) -> Outcome {
     let clock = Clock::new(limits.time, limits.stop);
     if let Some(why) = bounds::forbidden(problem) {
         return Outcome::Infeasible(why);
     }
     let ground = Ground::new(problem, UNITS_MAX);
-    let is_small = whole::is_small(problem);
     let mut run = Run {
         problem,
         goal,
