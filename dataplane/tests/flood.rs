@@ -95,7 +95,7 @@ fn whole_bursts_bring_in_new_flows_now_and_then(rig: &mut Rig) {
         assert_eq!(carry(rig, burst), usize::from(BURST) / 2);
         asked += reject(rig);
     }
-    let gathered = ((rig.now_ns - before_ns) >> 13) as usize;
+    let gathered = ((rig.now_ns - before_ns) >> 14) as usize;
     let all = 32 * PARKED as usize; // a rush
     assert!((all + gathered..=all + gathered + 1).contains(&asked), "{asked} in {gathered} times the time of one");
     rig.poll();
@@ -121,7 +121,7 @@ fn packets_of_a_flow_that_has_just_come_in_are_parked(rig: &mut Rig) {
     rig.poll();
     while carry(rig, 11_100..11_100 + BURST) > 0 || reject(rig) == 0 {} // the budget is spent just now
     rig.poll();
-    rig.now_ns += 8_192; // one more may come in, and not yet another
+    rig.now_ns += 16_384; // one more may come in, and not yet another
     let before = rig.drops(DropReason::TooManyNewFlows);
     let burst = [12_000, 12_000, 12_001].into_iter().chain(known(BURST - 3));
     assert_eq!(carry(rig, burst), usize::from(BURST) - 3);

@@ -145,10 +145,9 @@ impl Link {
     /// Sends a packet to a neighbour on the link.
     #[inline(always)]
     pub fn send(&self, mut mbuf: BareMbuf, to: &MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
-        if let Some((destination, rest)) = mbuf.data_mut().split_first_chunk_mut::<6>()
-            && let Some(source) = rest.first_chunk_mut::<6>()
-        {
-            (*destination, *source) = (to.0, self.mac.0);
+        if let Some(header) = mbuf.data_mut().first_chunk_mut::<12>() {
+            header[..6].copy_from_slice(&to.0);
+            header[6..].copy_from_slice(&self.mac.0);
         }
         ports[self.port].send(mbuf, forwarder);
     }
