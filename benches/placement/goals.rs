@@ -121,11 +121,12 @@ fn proofs_60(bench: &mut Bench<'_>) -> Result<Vec<Criterion>, Stopped> {
 fn proofs_clm(bench: &mut Bench<'_>) -> Result<Vec<Criterion>, Stopped> {
     let (mut ms, mut proven) = (Vec::new(), 0);
     let all = bench.plan.seeds as usize * 3 * 12;
+    let limit = Duration::from_secs_f64(bench.plan.limit_s);
     for (name, load) in [("C", Load::Cores), ("L", Load::Links), ("M", Load::Both)] {
         for flows in (5..=60).step_by(5) {
             for seed in bench.seeds() {
                 let problem = as16631(seed, flows, 1);
-                let (outcome, took) = solved(bench, &problem, (load, false), Duration::from_secs(5));
+                let (outcome, took) = solved(bench, &problem, (load, false), limit);
                 proven += usize::from(is_settled(&outcome));
                 ms.push(took * 1e3);
                 bench.case(all, &format!("{name}, {flows} flows, seed {seed}: {}", told(&outcome)))?;

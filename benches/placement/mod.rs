@@ -33,7 +33,7 @@ pub struct PlacementPlan {
     pub only: Vec<String>,
     /// Seeds 1 to this.
     pub seeds: u64,
-    /// Seconds for each problem of the goal `max-delay`.
+    /// Seconds for each problem of the goals `proofs-clm` and `max-delay`.
     pub limit_s: f64,
 }
 

@@ -485,7 +485,7 @@ pub struct PlacementOptions {
     /// Seeds 1 to this [default: 20, quick: 3]
     #[arg(long, value_name = "COUNT")]
     pub seeds: Option<u64>,
-    /// Seconds for each problem of the goal max-delay [default: 60, quick: 2]
+    /// Seconds for each problem of the goals proofs-clm and max-delay [default: 60, quick: 2]
     #[arg(long, value_name = "SECONDS")]
     pub limit: Option<f64>,
     /// To see whether all is well, in a few minutes
