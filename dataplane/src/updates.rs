@@ -33,8 +33,8 @@ use crate::topology::Topology;
 pub const PER_POLL: usize = 64;
 /// Messages between two commits.
 pub const BATCH: usize = 8_192;
-/// Polls without a look at the update ring after one that has emptied it, under full load. A look costs the
-/// lines of memory that the controller has just written, however few messages are in them; a rule waits 10 us longer.
+/// Polls without a look at the update ring after one that has emptied it, under full load. A look costs the lines of memory that the
+/// controller has just written, however few messages are in them; a rule waits for as many bursts longer, some 10 µs.
 const REST: u8 = 7;
 /// Places looked at for a read-back in one poll.
 const READ_BACK_PER_POLL: usize = 128;

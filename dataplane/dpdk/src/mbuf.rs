@@ -248,12 +248,7 @@ impl<M> Mbuf<M> {
     #[inline]
     pub fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
         let count = u16::try_from(count).ok()?;
-        let fields = self.fields_mut();
-        let offset = fields.data_off.checked_sub(count)?;
-        let length = fields.data_len.checked_add(count)?;
-        fields.data_off = offset;
-        fields.data_len = length;
-        fields.pkt_len += u32::from(count);
+        let offset = self.begin_earlier(count)?;
         // SAFETY: the data now starts at `offset` and is at least `count` long; its end did not move.
         Some(unsafe { self.buffer_mut(offset, count) })
     }
@@ -262,15 +257,22 @@ impl<M> Mbuf<M> {
     #[inline]
     pub fn prepend_array<const COUNT: usize>(&mut self) -> Option<&mut [u8; COUNT]> {
         const { assert!(COUNT <= u16::MAX as usize) };
-        let fields = self.fields_mut();
-        let offset = fields.data_off.checked_sub(COUNT as u16)?;
-        let length = fields.data_len.checked_add(COUNT as u16)?;
-        fields.data_off = offset;
-        fields.data_len = length;
-        fields.pkt_len += COUNT as u32;
+        let offset = self.begin_earlier(COUNT as u16)?;
         // SAFETY: the data now starts at `offset` and is at least `COUNT` long, since its end did not move; it is this mbuf's
         // alone and initialised, see `buffer_mut`.
-        Some(unsafe { &mut *fields.buf_addr.cast::<u8>().add(usize::from(offset)).cast() })
+        Some(unsafe { &mut *self.fields().buf_addr.cast::<u8>().add(usize::from(offset)).cast() })
+    }
+
+    /// Lets the data begin `count` bytes earlier; where in the buffer that is. None if the headroom is too small.
+    #[inline]
+    fn begin_earlier(&mut self, count: u16) -> Option<u16> {
+        let fields = self.fields_mut();
+        let offset = fields.data_off.checked_sub(count)?;
+        let length = fields.data_len.checked_add(count)?;
+        fields.data_off = offset;
+        fields.data_len = length;
+        fields.pkt_len += u32::from(count);
+        Some(offset)
     }
 
     /// Takes `count` bytes off the front. False, and nothing changed, if the first segment has fewer.
