@@ -2,7 +2,8 @@
 //! kernel's ticks, other processes, and a hypervisor that lends the CPU to another guest.
 //!
 //! It is measured as the packets are: one is due at fixed times, whatever happens, and waits until the thread looks next. So each
-//! figure stands beside the same figure of the packets, and a tail that is not above it is none of the system's.
+//! figure stands beside the same figure of the packets, and a tail that is not above it is none of the system's. It says nothing of
+//! other CPUs than the thread's.
 
 use std::time::Duration;
 
