@@ -192,12 +192,19 @@ fn simple_paths(
     }
 }
 
+/// A run that tells of its progress more often goes round in circles.
+const TOLD_MAX: usize = 500;
+
 /// The best, proven; or what is wrong.
 fn compare(seed: u64, load: Load) -> Result<(), String> {
     let problem = tiny(seed);
     let best = Exhaustive::run(&problem, load);
     let limits = Limits { time: Duration::from_secs(60), ..Limits::default() };
-    let outcome = solve(&problem, Goal { load, delay: true, cores: true }, limits, &mut |_| {});
+    let mut told = 0;
+    let outcome = solve(&problem, Goal { load, delay: true, cores: true }, limits, &mut |_| told += 1);
+    if told > TOLD_MAX {
+        return Err(format!("seed {seed} {load:?}: told {told} times of progress, though there was none"));
+    }
     match (&outcome, best) {
         (Outcome::Infeasible(_), None) => Ok(()),
         (Outcome::Solved(solved), Some(best)) => {

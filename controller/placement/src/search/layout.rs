@@ -389,6 +389,21 @@ impl<'g> Layout<'g> {
 
     /// Ends the instances that may move where `counts` has fewer than there are, before anything has a way.
     pub fn keep(&mut self, counts: &[Vec<u32>]) {
+        self.retain(|slot, there| there < counts[slot.host][slot.kind] as usize);
+    }
+
+    /// Ends the instances that may move beyond `least` of their kind, before anything has a way.
+    pub fn shed(&mut self, least: &[usize]) {
+        let mut left = least.to_vec();
+        self.retain(|slot, _| {
+            let is_needed = left[slot.kind] > 0;
+            left[slot.kind] -= usize::from(is_needed);
+            is_needed
+        });
+    }
+
+    /// Keeps the instances that cannot move, and those for which `is_kept` says so, given how many of the kind the host has already.
+    fn retain(&mut self, mut is_kept: impl FnMut(&Slot, usize) -> bool) {
         let kinds = self.ground.problem.kinds.len();
         let slots = std::mem::take(&mut self.slots);
         self.at.iter_mut().for_each(Vec::clear);
@@ -396,7 +411,7 @@ impl<'g> Layout<'g> {
         let (fixed, loose): (Vec<Slot>, Vec<Slot>) = slots.into_iter().partition(|slot| slot.fixed);
         for slot in fixed.into_iter().chain(loose) {
             let at = &mut self.at[slot.host * kinds + slot.kind];
-            if slot.fixed || at.len() < counts[slot.host][slot.kind] as usize {
+            if is_kept(&slot, at.len()) || slot.fixed {
                 at.push(self.slots.len() as u32);
                 self.slots.push(slot);
             }

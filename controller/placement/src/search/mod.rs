@@ -58,8 +58,12 @@ impl<'g> Search<'g> {
         let layout = Layout::new(ground, thresholds);
         let router = Router::new(&layout);
         let order = (0..ground.units.len() as u32).collect();
-        let (rng, least, spare) = (Rng::with_seed(start.seed), least.to_vec(), start.spare);
-        let mut search = Search { layout, router, rng, least, spare, order };
+        let (rng, spare) = (Rng::with_seed(start.seed), start.spare);
+        let mut search = Search { layout, router, rng, least: least.to_vec(), spare, order };
+        if spare.is_some() {
+            // An instance that runs already takes of the spare cores like any other.
+            search.layout.shed(least);
+        }
         match start.counts {
             Some(counts) => search.take(counts),
             None if search.fill() => search.approach(SURROGATE_STEPS),

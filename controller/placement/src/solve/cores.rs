@@ -35,9 +35,13 @@ impl Run<'_, '_, '_> {
                     continue;
                 }
                 let clock = self.slice(slice);
-                match self.attempt(thresholds, Some(target - needed), STEPS, &clock) {
-                    Some(found) => self.keep(&found, "cores"),
-                    None => low = target + 1,
+                let before = value.cores;
+                if let Some(found) = self.attempt(thresholds, Some(target - needed), STEPS, &clock) {
+                    self.keep(&found, "cores");
+                }
+                // Instances that cannot move may be more than the target allows: then what was found is no better.
+                if self.best.as_ref().is_none_or(|(value, ..)| value.cores >= before) {
+                    low = target + 1;
                 }
             }
             slice = slice.saturating_mul(2);
