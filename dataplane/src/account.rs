@@ -43,19 +43,21 @@ pub struct Account {
     ruled: Ruled,
 }
 
-/// Packets of one tag rule, by its counter, in a row.
+/// Packets of one tag rule, by its counter, in a row. The counts stand apart, so that the compiler makes no vector of them.
 #[derive(Debug, Default)]
+#[repr(C)]
 struct Ruled {
-    counter: u16,
     packets: u64,
+    counter: u16,
     bytes: u64,
 }
 
-/// Packets into one element, in a row.
+/// Packets into one element, in a row; the counts stand apart, likewise.
 #[derive(Debug)]
+#[repr(C)]
 struct Entering {
-    vport: VportId,
     packets: u64,
+    vport: VportId,
     bytes: u64,
 }
 

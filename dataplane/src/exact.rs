@@ -184,9 +184,7 @@ impl ExactTable {
     #[inline(always)]
     pub fn find_probed<T>(&self, burst: &mut [T], probe: impl Fn(&mut T) -> &mut Probe) -> Found {
         let place = |position: u32| {
-            if let Some(entry) = self.entries.get(position as usize) {
-                prefetch(entry);
-            }
+            self.entries.prefetch(position as usize);
             position + 1
         };
         let mut elsewhere = ArrayVec::<u8, BURST>::new();
@@ -241,8 +239,8 @@ impl ExactTable {
     #[inline(always)]
     fn look_up<const ENTRIES: bool>(&self, probes: &[Probe], found: &mut [Option<FlowHandle>]) {
         let known = |position: u32| {
-            if ENTRIES && let Some(entry) = self.entries.get(position as usize) {
-                prefetch(entry);
+            if ENTRIES {
+                self.entries.prefetch(position as usize);
             }
             self.handle(position)
         };
@@ -291,6 +289,17 @@ impl ExactTable {
         let position = handle.position();
         let entry = self.entries.get(position).filter(|entry| entry.was_there(handle.flows))?;
         Some(FlowRef { entry, actions: &self.actions, v6: &self.v6, position })
+    }
+
+    /// The flow behind a handle, for changing it, and its action, if it has one and was not removed since.
+    #[inline(always)]
+    pub fn active_mut(&mut self, handle: FlowHandle) -> Option<(FlowMut<'_>, NumberedAction)> {
+        let position = handle.position();
+        let entry = self.entries.get_mut(position)?;
+        let action = entry.action_of_old(handle.flows)?;
+        let renumbered = self.actions.renumbered();
+        let flow = FlowMut { entry, actions: &mut self.actions, v6: &self.v6, position };
+        Some((flow, NumberedAction { number: action, renumbered }))
     }
 
     /// The flow behind a handle, for changing it, unless it was removed since.

@@ -30,7 +30,7 @@ use crate::parking::Parking;
 use crate::tag::TagTable;
 use crate::topology::{Place, Topology, gateway_for};
 use crate::updates::ControllerPort;
-use crate::ways::{To, Ways};
+use crate::ways::{To, Way, Ways};
 
 /// TCP's SYN flag.
 const SYN: u8 = 0x02;
@@ -201,9 +201,8 @@ impl Forwarder {
         flow: FlowHandle,
     ) -> Result<(), Mbuf> {
         let Self { exact, ways, topology, outlets, account, now_ns, .. } = self;
-        let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
-        let Some(numbered) = entry.numbered_action() else { return Err(mbuf) };
-        let way = ways.of(numbered, prior, topology, outlets.me(), || entry.action());
+        let Some((mut entry, numbered)) = exact.active_mut(flow) else { return Err(mbuf) };
+        let way = ways.of(numbered, prior, || Way::of_head(entry.action(), prior, topology, outlets));
         let To::Lcore(lcore) = way.to else { return Err(mbuf) };
         let Meta { dscp, hops, .. } = *mbuf.meta();
         if found.ip_len() > way.path_mtu || found.tcp_flags & SYN != 0 || hops >= MAX_HOPS {

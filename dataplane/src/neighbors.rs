@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
+use packet::ethernet::MacWord;
 use packet::{MacAddr, VportId};
 
 use crate::parking::{ParkedFlow, Parking};
@@ -89,7 +90,7 @@ struct Recent {
     version: u64,
     /// When it is due for a question.
     until_ns: u64,
-    mac: MacAddr,
+    mac: MacWord,
 }
 
 impl Recent {
@@ -164,23 +165,24 @@ impl<T> Neighbors<T> {
 
     /// The same for an IPv4 neighbour, who is at hand if packets went there lately.
     #[inline(always)]
-    pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<&MacAddr> {
+    pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacWord> {
         let key = Recent::key(link, address);
         let recent = &self.recent[Recent::slot(key)];
-        if recent.key != key || recent.version != self.version || now_ns >= recent.until_ns {
-            self.recall(link, address, now_ns)?;
+        if recent.key == key && recent.version == self.version && now_ns < recent.until_ns {
+            return Some(recent.mac);
         }
-        Some(&self.recent[Recent::slot(key)].mac)
+        self.recall(link, address, now_ns)
     }
 
     /// Has an IPv4 neighbour at hand, if it is known.
     #[cold]
     #[inline(never)]
-    fn recall(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<()> {
+    fn recall(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacWord> {
         let Known { mac, until_ns } = self.known((link, address.into()), now_ns)?;
         let key = Recent::key(link, address);
+        let mac = MacWord::new(mac);
         self.recent[Recent::slot(key)] = Recent { key, version: self.version, until_ns, mac };
-        Some(())
+        Some(mac)
     }
 
     /// Another one whenever an address that [`Self::known`] gave may be wrong.
@@ -311,13 +313,17 @@ mod tests {
         let other = MacAddr([2, 0, 0, 0, 0, 8]);
         for mac in [MAC, other] {
             neighbors.learn(key(), mac, false, 0);
-            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(&mac));
-            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(&mac), "at hand");
+            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(MacWord::new(mac)));
+            assert_eq!(neighbors.known_v4(link, address, STALE_NS - 1), Some(MacWord::new(mac)), "at hand");
             assert_eq!(neighbors.known_v4(VportId(2), address, 0), None);
         }
         assert_eq!(neighbors.known_v4(link, address, STALE_NS), None);
         assert!(neighbors.resolve(key(), STALE_NS).is_some_and(|resolution| resolution.ask.is_some()));
-        assert_eq!(neighbors.known_v4(link, address, STALE_NS + 1), Some(&other), "while the answer is awaited");
+        assert_eq!(
+            neighbors.known_v4(link, address, STALE_NS + 1),
+            Some(MacWord::new(other)),
+            "while the answer is awaited"
+        );
         assert_eq!(neighbors.known_v4(link, address, STALE_NS + ASK_EVERY_NS), None);
         neighbors.expire(FORGET_NS, |_| ());
         assert_eq!(neighbors.known_v4(link, address, FORGET_NS), None);

@@ -23,7 +23,8 @@ mod from_ring;
 mod leave;
 mod link;
 
-use packet::{MacAddr, Plain};
+use arrayvec::ArrayVec;
+use packet::Plain;
 
 pub(crate) use self::exit::Exits;
 pub(crate) use self::from_host::Origins;
@@ -67,32 +68,36 @@ impl IoLcore {
     }
 }
 
+/// What the packets of a burst were looked at as, in order.
+type Looked<T> = ArrayVec<T, BURST>;
+
 /// Shows each packet of a burst to `look`, which finds out whether it is plain; where it is not, `nothing` stands.
 #[inline(always)]
-fn look_at<T: Copy>(burst: &BareBurst, nothing: T, mut look: impl FnMut(&BareMbuf) -> Option<T>) -> [T; BURST] {
+fn look_at<T: Copy>(
+    burst: &BareBurst,
+    looked: &mut Looked<T>,
+    nothing: T,
+    mut look: impl FnMut(&BareMbuf) -> Option<T>,
+) {
     burst.iter().for_each(|mbuf| mbuf.prefetch());
-    let mut looked = [nothing; BURST];
-    for (mbuf, packet) in burst.iter().zip(&mut looked) {
-        if let Some(found) = look(mbuf) {
-            *packet = found;
+    for mbuf in burst.iter() {
+        match look(mbuf) {
+            Some(found) => note(looked, found),
+            None => note_nothing(looked, nothing),
         }
     }
-    looked
 }
 
-/// A MAC address as it stands in front of a frame: a word, of which the two highest bytes are nothing.
-struct Address(u64);
+#[inline(always)]
+fn note<T>(looked: &mut Looked<T>, found: T) {
+    let _ = looked.try_push(found); // there is room for a burst
+}
 
-impl Address {
-    const fn new(mac: MacAddr) -> Self {
-        let [a, b, c, d, e, f] = mac.0;
-        Self(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
-    }
-
-    #[inline(always)]
-    fn is_destination_of(&self, frame: &[u8]) -> bool {
-        frame.first_chunk().is_some_and(|&head| (u64::from_le_bytes(head) ^ self.0) << 16 == 0)
-    }
+/// Apart, so that what is found and what is not do not come together in registers.
+#[cold]
+#[inline(never)]
+fn note_nothing<T>(looked: &mut Looked<T>, nothing: T) {
+    note(looked, nothing);
 }
 
 /// Takes Ethernet padding off.

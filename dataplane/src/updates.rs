@@ -369,6 +369,7 @@ impl Forwarder {
             }
         }
         self.topology = topology;
+        self.ways.forget();
         self.controller.mailbox.taken.store(version, Ordering::Release);
     }
 

@@ -4,17 +4,18 @@
 //! with everything looked up that it names: whose lcore is next, which addresses the frame has on its way there, and what the
 //! packet's metadata says. [`crate::forwarder`] does the same packet by packet, for those that need more care.
 //!
-//! Invariants: a way is used only for the very action, vport and topology that it was made for; another one in its place is
-//! made anew. Nothing is allocated after launch.
+//! Invariants: a way is used only for the very action and vport that it was made for; another one in its place is made anew.
+//! With another topology all are forgotten. Nothing is allocated after launch.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use packet::nsh::Service;
-use packet::{MacAddr, Vni, VportId};
+use packet::{MacAddr, Plain, PlainHead, Vni, VportId};
 use shm::rules::{ExactAction, Next, TagAction};
 
 use crate::exact::NumberedAction;
 use crate::meta::{Meta, Task};
+use crate::outlets::Outlets;
 use crate::topology::{Place, Topology};
 
 /// Ways of exact rules that a lcore keeps at hand; a power of two.
@@ -86,53 +87,42 @@ pub struct Ways {
 }
 
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Made {
-    action: NumberedAction,
-    topology: u64,
-    prior: VportId,
+    /// Its action's number and the vport that it leads away from; none have all bits set.
+    of: u64,
+    /// Since when the number stands for the action.
+    renumbered: u64,
     way: Way,
 }
 
 impl Ways {
     /// None yet.
     pub fn new() -> Self {
-        let nothing = Made { action: NumberedAction::default(), topology: 0, prior: VportId::TUNNEL, way: Way::NONE };
-        Self { at_hand: Box::new([nothing; AT_HAND]) }
+        Self { at_hand: Box::new([Made::NOTHING; AT_HAND]) }
     }
 
-    /// The way of an action at the head of a subchain behind `prior`, on lcore `me` if that polls ports. `action` gives the
-    /// action itself.
+    /// The topology is another one from now on.
+    pub fn forget(&mut self) {
+        self.at_hand.fill(Made::NOTHING);
+    }
+
+    /// The way of an action at the head of a subchain behind `prior`, which `make` makes ([`Way::of_head`]) and which stands
+    /// until [`Self::forget`].
     #[inline(always)]
-    pub fn of<'a>(
-        &mut self,
-        numbered: NumberedAction,
-        prior: VportId,
-        topology: &Topology,
-        me: Option<usize>,
-        action: impl FnOnce() -> Option<&'a ExactAction>,
-    ) -> &Way {
-        let made = &mut self.at_hand[numbered.number as usize % AT_HAND];
-        if made.action != numbered || made.prior != prior || made.topology != topology.version() {
-            made.renew(numbered, prior, topology, me, action());
+    pub fn of(&mut self, numbered: NumberedAction, prior: VportId, make: impl FnOnce() -> Way) -> &Way {
+        let NumberedAction { number, renumbered } = numbered;
+        let made = &mut self.at_hand[number as usize % AT_HAND];
+        let of = u64::from(number) << 16 | u64::from(prior.0);
+        if made.of != of || made.renumbered != renumbered {
+            *made = Made { of, renumbered, way: make() };
         }
         &made.way
     }
 }
 
 impl Made {
-    #[cold]
-    #[inline(never)]
-    fn renew(
-        &mut self,
-        numbered: NumberedAction,
-        prior: VportId,
-        topology: &Topology,
-        me: Option<usize>,
-        action: Option<&ExactAction>,
-    ) {
-        let way = action.map_or(Way::NONE, |action| Way::of_head(action, prior, topology, me));
-        *self = Self { action: numbered, topology: topology.version(), prior, way };
-    }
+    const NOTHING: Self = Self { of: u64::MAX, renumbered: 0, way: Way::NONE };
 }
 
 impl Default for Ways {
@@ -153,9 +143,18 @@ impl Way {
         }
     }
 
-    /// The way of an exact rule.
+    /// Makes a plain packet at the head of this way, which has a hop left, one that is on it: TTL, tag and addresses.
+    #[inline(always)]
+    pub fn take(&self, plain: &Plain, head: &mut PlainHead) {
+        plain.forward(head, 1, self.tag);
+        self.address(head);
+    }
+
+    /// The way of an exact rule; none leads nowhere.
     #[cold]
-    fn of_head(action: &ExactAction, prior: VportId, topology: &Topology, me: Option<usize>) -> Self {
+    #[inline(never)]
+    pub fn of_head(action: Option<&ExactAction>, prior: VportId, topology: &Topology, outlets: &Outlets) -> Self {
+        let Some(action) = action else { return Self::NONE };
         let is_anothers = |next| topology.vni(next) != topology.vni(prior);
         if matches!(action.next, Next::Vport(next) if is_anothers(next)) {
             return Self::NONE; // the vport is another tenant's by now
@@ -169,7 +168,7 @@ impl Way {
             delivery: action.delivery,
             ..Meta::NEW
         };
-        Self::toward(action.next, prior, topology, me, meta, action.path_mtu)
+        Self::toward(action.next, prior, topology, outlets.me(), meta, action.path_mtu)
     }
 
     /// The way of a tag rule; of its metadata the network, the tag and the service header's part are the packet's own.
@@ -234,19 +233,23 @@ mod tests {
         let topology = Topology::new(&launch()).unwrap();
         let number = |renumbered| NumberedAction { number: 5, renumbered };
         let (one, two) = (action(1), action(2));
+        let outlets = Outlets::new(Some(0), Vec::new(), 0);
+        let made = |action, prior| Way::of_head(Some(action), prior, &topology, &outlets);
         let mut ways = Ways::new();
-        let first = *ways.of(number(0), NF, &topology, Some(0), || Some(&one));
+        let first = *ways.of(number(0), NF, || made(&one, NF));
         assert_eq!((first.to, first.path_mtu, first.meta.path), (To::Lcore(1), 1_400, PathId(1)));
         assert_eq!((first.meta.task, first.meta.hops), (Task::Process(NF), 1));
-        let again = ways.of(number(0), NF, &topology, Some(0), || panic!("it is at hand"));
+        let again = ways.of(number(0), NF, || panic!("it is at hand"));
         assert_eq!(again.meta.path, PathId(1));
-        let renumbered = ways.of(number(1), NF, &topology, Some(0), || Some(&two));
+        let renumbered = ways.of(number(1), NF, || made(&two, NF));
         assert_eq!(renumbered.meta.path, PathId(2));
-        let other_tenants = ways.of(number(1), VportId::TUNNEL, &topology, Some(0), || Some(&two));
+        let other_tenants = ways.of(number(1), VportId::TUNNEL, || made(&two, VportId::TUNNEL));
         assert_eq!(other_tenants.to, To::LongWay, "the next element is not of the vport's network");
         let mut without = launch();
         without.lcores.truncate(1);
+        ways.forget();
         let without = Topology::new(&without).unwrap().with_version(1);
-        assert_eq!(ways.of(number(1), NF, &without, Some(0), || Some(&two)).to, To::LongWay);
+        let nowhere = || Way::of_head(Some(&two), NF, &without, &outlets);
+        assert_eq!(ways.of(number(1), NF, nowhere).to, To::LongWay);
     }
 }

@@ -67,6 +67,19 @@ impl<M> Burst<M> {
         self.mbufs.drain(..)
     }
 
+    /// Hands all over, in order; like [`Self::drain`], but a panic in `take` leaves those behind it to nobody.
+    #[inline(always)]
+    pub fn take_each(&mut self, mut take: impl FnMut(Mbuf<M>)) {
+        let count = self.len();
+        // SAFETY: zero is never beyond the capacity; the first `count` elements are no longer the array's.
+        unsafe { self.mbufs.set_len(0) };
+        for index in 0..count {
+            // SAFETY: `index` is below the length that the array had, so an initialised element is there; each is read once, and
+            // after `set_len(0)` nothing else will read or drop it.
+            take(unsafe { self.mbufs.as_ptr().add(index).read() });
+        }
+    }
+
     /// Moves mbufs from the front of this one to the end of `target`, as many as it takes; returns how many.
     pub fn move_to(&mut self, target: &mut Self) -> usize {
         let count = self.len().min(target.room());

@@ -25,11 +25,16 @@ const HUGE_FROM_BYTES: usize = HUGE_PAGE_BYTES / 2;
 /// Asks the CPU to fetch the cache line at which `item` begins.
 #[inline(always)]
 pub fn prefetch<T>(item: &T) {
+    prefetch_at(item);
+}
+
+#[inline(always)]
+fn prefetch_at<T>(item: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch is a hint; it has no effect on memory and faults on no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(item.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = item;
@@ -71,6 +76,12 @@ impl<T: FromZeros> HugeArray<T> {
 }
 
 impl<T> HugeArray<T> {
+    /// Asks the CPU to fetch the element at `index`; one that is not there is asked for in vain.
+    #[inline(always)]
+    pub fn prefetch(&self, index: usize) {
+        prefetch_at(self.start.as_ptr().wrapping_add(index));
+    }
+
     /// Has all pages allocated, on the socket of the calling CPU. Kernels before 5.14 don't do that; there they come one by one.
     pub fn populate(&mut self) {
         if self.bytes > 0 {

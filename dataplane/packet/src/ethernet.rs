@@ -32,6 +32,33 @@ pub const VLAN: u16 = 0x8100;
 /// EtherType of IPv6.
 pub const IPV6: u16 = 0x86dd;
 
+/// A MAC address as it stands in front of a frame: a little-endian word, of which the two highest bytes are zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MacWord(u64);
+
+impl MacWord {
+    /// The word of an address.
+    #[inline]
+    pub const fn new(mac: MacAddr) -> Self {
+        let [a, b, c, d, e, f] = mac.0;
+        Self(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+
+    /// True if the frame is for this address.
+    #[inline(always)]
+    pub fn is_destination_of(self, frame: &[u8]) -> bool {
+        frame.first_chunk().is_some_and(|&head| (u64::from_le_bytes(head) ^ self.0) << 16 == 0)
+    }
+
+    /// Makes a frame one from `source` to this address, in two pieces.
+    #[inline(always)]
+    pub fn address<const LEN: usize>(self, source: Self, head: &mut [u8; LEN]) {
+        const { assert!(LEN >= HEADER_LEN) };
+        head[..8].copy_from_slice(&(self.0 | source.0 << 48).to_le_bytes());
+        head[8..12].copy_from_slice(&((source.0 >> 16) as u32).to_le_bytes());
+    }
+}
+
 /// An untagged Ethernet II header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EthernetHeader {

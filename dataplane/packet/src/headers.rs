@@ -190,7 +190,7 @@ impl From<Plain> for Headers {
             end: plain.frame_len() as u16,
             five_tuple: plain.five_tuple(),
             dscp: plain.dscp(),
-            ttl: plain.ttl,
+            ttl: plain.ttl(),
             tcp_flags: plain.tcp_flags,
             fragment: Fragment::Whole,
             quoted_l3: None,

@@ -33,4 +33,4 @@ pub use drop_reason::{DropClass, DropReason};
 pub use flow::{FiveTuple, FlowKey, protocol};
 pub use function::{Arrival, NetworkFunction, NfCounter, NfError, Packet, Verdict};
 pub use names::{Direction, Ecn, MacAddr, NameError, PathId, Tag, Vni, VportId};
-pub use plain::Plain;
+pub use plain::{Plain, PlainHead};

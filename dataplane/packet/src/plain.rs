@@ -10,9 +10,9 @@
 //!          +---------+--------+-------+-------+-------+-------+-------+-----+-----+-------+-------+-------+-----------
 //! ```
 //!
-//! Shapes: addresses and ports as they stand in the frame, read as little-endian words, all else in host order. Invariant: a plain
-//! frame is one that [`crate::headers::parse`] accepts, with the same flow and
-//! the same lengths, that is not meant for its link alone and needs no more care: no SYN, whose MSS may have to be clamped.
+//! Shapes: words as they stand in the frame, read as little-endian ones; lengths in host order. Invariant: a plain frame is one
+//! that [`crate::headers::parse`] accepts, with the same flow and the same lengths, that is not meant for its link alone and needs
+//! no more care: no SYN, whose MSS may have to be clamped.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -30,6 +30,9 @@ const IPV4_MASK: u32 = 0x00ff_ffff;
 /// Of the word at offset 20: more fragments follow, or others came before.
 const FRAGMENT: u32 = 0xff3f;
 
+/// Ethernet and IPv4 header of a plain frame.
+pub type PlainHead = [u8; L4];
+
 /// What there is to know of a plain packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plain {
@@ -37,16 +40,16 @@ pub struct Plain {
     pub addresses: u64,
     /// The four bytes of source and destination port, likewise.
     pub ports: u32,
+    /// The word at offset 12, see [`IPV4_WITHOUT_OPTIONS`].
+    kind: u32,
+    /// The word at offset 20: no fragment; the TTL is the third byte, the protocol the highest.
+    place: u32,
     /// Bytes of the IP packet; Ethernet padding may follow.
     pub ip_len: u16,
-    /// DSCP above, ECN below.
-    pub traffic_class: u8,
-    /// Time to live.
-    pub ttl: u8,
-    /// TCP or UDP.
-    pub protocol: u8,
     /// The TCP flag byte, 0 for UDP.
     pub tcp_flags: u8,
+    /// Written with the others, so that there is nothing in between to be left out.
+    unused: u8,
 }
 
 impl Plain {
@@ -54,25 +57,25 @@ impl Plain {
     pub const ETHERNET: usize = 14;
 
     /// In place of a packet that is not plain.
-    pub const NOTHING: Self =
-        Self { addresses: 0, ports: 0, ip_len: 0, traffic_class: 0, ttl: 0, protocol: 0, tcp_flags: 0 };
+    pub const NOTHING: Self = Self { addresses: 0, ports: 0, kind: 0, place: 0, ip_len: 0, tcp_flags: 0, unused: 0 };
 
     /// A frame from the world, if it is plain; its IPv4 checksum is verified.
     #[inline(always)]
     pub fn parse(frame: &[u8]) -> Option<Self> {
-        Self::parse_frame::<true, false>(frame)
+        Self::parse_frame::<true, false>(frame).filter(Self::has_hosts_addresses)
     }
 
-    /// The same, for who looks at SYNs: a plain packet, or one that would be if it were none.
+    /// The same, for who lets known flows pass alone: a plain packet, or one that would be if it were no SYN and if its addresses
+    /// were hosts'. No flow with others becomes known.
     #[inline(always)]
-    pub fn parse_with_syn(frame: &[u8]) -> Option<Self> {
+    pub fn parse_of_flow(frame: &[u8]) -> Option<Self> {
         Self::parse_frame::<true, true>(frame)
     }
 
     /// [`Self::parse`] without the checksum: for a frame that was let in before, out of one of our own rings.
     #[inline(always)]
     pub fn parse_trusted(frame: &[u8]) -> Option<Self> {
-        Self::parse_frame::<false, false>(frame)
+        Self::parse_frame::<false, false>(frame).filter(Self::has_hosts_addresses)
     }
 
     #[inline(always)]
@@ -89,9 +92,6 @@ impl Plain {
             if !sum.is_multiple_of(0xffff) {
                 return None;
             }
-        }
-        if NO_SOURCE[usize::from(addresses as u8)] | NO_DESTINATION[usize::from((addresses >> 32) as u8)] {
-            return None;
         }
         let half = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
         let ip_len = half(16);
@@ -112,15 +112,14 @@ impl Plain {
             }
             _ => return None,
         };
-        Some(Self {
-            addresses,
-            ports: word::<L4>(head),
-            ip_len,
-            traffic_class: (kind >> 24) as u8,
-            ttl: (place >> 16) as u8,
-            protocol,
-            tcp_flags,
-        })
+        Some(Self { addresses, ports: word::<L4>(head), kind, place, ip_len, tcp_flags, unused: 0 })
+    }
+
+    /// True unless source or destination is no host's address, or one of the link alone, or shares its first byte with such.
+    #[inline(always)]
+    pub fn has_hosts_addresses(&self) -> bool {
+        let [source, .., destination, _, _, _] = self.addresses.to_le_bytes();
+        !(NO_SOURCE[usize::from(source)] | NO_DESTINATION[usize::from(destination)])
     }
 
     /// True if a frame that this was parsed from is still of the same flow.
@@ -129,7 +128,25 @@ impl Plain {
         let Some(head) = frame.first_chunk::<LEAST>() else { return false };
         let is_ipv4 = word::<12>(head) & IPV4_MASK == IPV4_WITHOUT_OPTIONS;
         let addresses_stand = addresses(head) == self.addresses && word::<L4>(head) == self.ports;
-        is_ipv4 && head[23] == self.protocol && addresses_stand
+        is_ipv4 && head[23] == self.protocol() && addresses_stand
+    }
+
+    /// DSCP above, ECN below.
+    #[inline(always)]
+    pub const fn traffic_class(&self) -> u8 {
+        (self.kind >> 24) as u8
+    }
+
+    /// Time to live.
+    #[inline(always)]
+    pub const fn ttl(&self) -> u8 {
+        (self.place >> 16) as u8
+    }
+
+    /// TCP or UDP.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        (self.place >> 24) as u8
     }
 
     /// True for a SYN, which is not quite plain.
@@ -147,7 +164,7 @@ impl Plain {
     /// The sender's six bits, or the tag.
     #[inline(always)]
     pub const fn dscp(&self) -> u8 {
-        self.traffic_class >> 2
+        self.traffic_class() >> 2
     }
 
     /// The addresses of the packets that answer.
@@ -193,26 +210,25 @@ impl Plain {
             destination: IpAddr::V4(self.destination()),
             source_port: self.source_port(),
             destination_port: self.destination_port(),
-            protocol: self.protocol,
+            protocol: self.protocol(),
         }
     }
 
     /// Takes `hops` (0 or 1) off the TTL, which must have them, and gives the packet another DSCP, with one change of the
     /// header's checksum (RFC 1624 equation 3).
     #[inline(always)]
-    pub fn forward(&self, frame: &mut [u8], hops: u8, dscp: u8) {
-        let Some(head) = frame.first_chunk_mut::<L4>() else { return };
-        let class = dscp << 2 | self.traffic_class & 0b11;
+    pub fn forward(&self, head: &mut PlainHead, hops: u8, dscp: u8) {
+        let class = dscp << 2 | self.traffic_class() & 0b11;
         // Summed up in little-endian words (RFC 1071 section 2), of which the class is the upper byte and the TTL the lower. For each
         // of the two, the complement of the old word and the new one are 0xffff and what the word gains.
         let gained =
-            (u32::from(class) << 8).wrapping_sub(u32::from(self.traffic_class) << 8).wrapping_sub(u32::from(hops));
+            (u32::from(class) << 8).wrapping_sub(u32::from(self.traffic_class()) << 8).wrapping_sub(u32::from(hops));
         let old = u16::from_le_bytes([head[24], head[25]]);
         let changed = u32::from(!old).wrapping_add(2 * 0xffff).wrapping_add(gained);
         let folded = (changed & 0xffff) + (changed >> 16);
         let folded = (folded & 0xffff) + (folded >> 16);
         head[15] = class;
-        head[22] = self.ttl.wrapping_sub(hops);
+        head[22] = self.ttl().wrapping_sub(hops);
         [head[24], head[25]] = (!folded as u16).to_le_bytes();
     }
 }
@@ -258,13 +274,14 @@ mod tests {
     use crate::{build, neighbor};
 
     fn agrees(frame: &[u8]) {
-        let (plain, trusted) = (Plain::parse_with_syn(frame), Plain::parse_trusted(frame));
+        let (of_flow, trusted) = (Plain::parse_of_flow(frame), Plain::parse_trusted(frame));
+        let plain = of_flow.filter(Plain::has_hosts_addresses);
         assert_eq!(Plain::parse(frame), plain.filter(|plain| !plain.is_syn()));
         if let Some(plain) = plain {
             let found = headers::parse_with_care::<true>(frame).expect("what is plain is sound");
             assert_eq!(trusted, Some(plain).filter(|plain| !plain.is_syn()));
             assert_eq!(plain.five_tuple(), found.five_tuple);
-            assert_eq!((plain.ip_len, plain.dscp(), plain.ttl), (found.ip_len(), found.dscp, found.ttl));
+            assert_eq!((plain.ip_len, plain.dscp(), plain.ttl()), (found.ip_len(), found.dscp, found.ttl));
             assert_eq!((plain.tcp_flags, Fragment::Whole), (found.tcp_flags, found.fragment));
             assert_eq!((found.l4, found.quoted_l3), (L4 as u16, None));
             let unicast = [&[2], &frame[1..]].concat(); // whose it is by its MAC address, the door asks
@@ -283,7 +300,7 @@ mod tests {
         assert!(Plain::parse(&build::tcp(client, server, 0x10, b"data")).is_some());
         let syn = build::tcp(client, server, 0x02, b"");
         assert!(Plain::parse(&syn).is_none(), "a SYN needs its MSS looked at");
-        assert!(Plain::parse_with_syn(&syn).unwrap().is_syn());
+        assert!(Plain::parse_of_flow(&syn).unwrap().is_syn());
     }
 
     proptest! {
@@ -338,7 +355,7 @@ mod tests {
             if hops == 1 {
                 assert!(headers::decrement_ttl(&mut expected, &mut found));
             }
-            plain.forward(&mut frame, hops, dscp);
+            plain.forward(frame.first_chunk_mut().unwrap(), hops, dscp);
             prop_assert_eq!(frame, expected);
         }
     }

@@ -273,7 +273,7 @@ const fn narrow(address: Ipv4Addr) -> u32 {
 /// [`entropy_port`] of a plain packet.
 #[inline(always)]
 pub const fn entropy_port_of_plain(plain: &Plain) -> u16 {
-    entropy(plain.addresses, plain.ports, plain.protocol)
+    entropy(plain.addresses, plain.ports, plain.protocol())
 }
 
 #[inline(always)]

@@ -126,13 +126,13 @@ impl KeyImage {
     /// The image of the key that a plain packet has at a vport of this network.
     #[inline(always)]
     pub fn of_plain(plain: &Plain, vport: VportId, vni: Vni) -> Self {
-        Self::of_words(plain.addresses, plain.ports, plain.protocol, vport, vni)
+        Self::of_words(plain.addresses, plain.ports, plain.protocol(), vport, vni)
     }
 
     /// The image of the key that its answers have.
     #[inline(always)]
     pub fn of_answers(plain: &Plain, vport: VportId, vni: Vni) -> Self {
-        Self::of_words(plain.addresses_reversed(), plain.ports_reversed(), plain.protocol, vport, vni)
+        Self::of_words(plain.addresses_reversed(), plain.ports_reversed(), plain.protocol(), vport, vni)
     }
 
     #[inline(always)]
@@ -218,7 +218,9 @@ const fn fold(x: u64, y: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::net::SocketAddrV4;
 
+    use packet::build;
     use proptest::prelude::*;
 
     use super::*;
@@ -247,8 +249,17 @@ mod tests {
     proptest! {
         /// Breaks if a plain packet, or its answer, meets another flow than its parsed headers say.
         #[test]
-        fn a_plain_packets_image_is_its_keys(addresses: u64, ports: u32, vport in 0..VPORT, vni in 0_u32..1 << 24, protocol: u8) {
-            let plain = Plain { addresses, ports, ip_len: 28, traffic_class: 0, ttl: 64, protocol, tcp_flags: 0 };
+        fn a_plain_packets_image_is_its_keys(
+            source: SocketAddrV4,
+            destination: SocketAddrV4,
+            vport in 0..VPORT,
+            vni in 0_u32..1 << 24,
+            is_tcp: bool,
+        ) {
+            let (source, destination) = (source.into(), destination.into());
+            let frame =
+                if is_tcp { build::tcp(source, destination, 0x10, b"") } else { build::udp(source, destination, b"") };
+            let plain = Plain::parse_of_flow(&frame).unwrap();
             let (vport, vni) = (VportId(vport), Vni::new(vni).unwrap());
             let key = FlowKey { vport, vni, five_tuple: plain.five_tuple() };
             prop_assert_eq!(Some(KeyImage::of_plain(&plain, vport, vni)), KeyImage::of_v4(&key));

@@ -130,9 +130,7 @@ impl Lines {
     #[inline(always)]
     pub fn probe(&self, image: KeyImage) -> Probe {
         let probe = self.probe_later(image);
-        if let Some(line) = self.lines.get(probe.home as usize) {
-            prefetch(line);
-        }
+        self.lines.prefetch(probe.home as usize);
         probe
     }
 

@@ -1,47 +1,52 @@
 //! The short way in by an endpoint's link: flows that have their exact rules.
 
+use packet::ethernet::MacWord;
 use packet::{Plain, Vni, VportId};
 use shm::rules::Delivery;
 
-use super::{Address, Leaving, look_at, trim};
+use super::{Leaving, Looked, look_at, trim};
 use crate::exact::{FlowHandle, Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf};
-use crate::ways::To;
+use crate::ways::{To, Way};
 
 /// Where packets come in.
 struct Door {
     vport: VportId,
-    mac: Address,
+    mac: MacWord,
     mtu: u16,
 }
 
 impl Door {
-    /// What a frame is if it is plain or a SYN, for the host, and may be forwarded.
+    /// What a frame of a known flow is if it is plain or a SYN, for the host, and may be forwarded.
     #[inline(always)]
     fn look(&self, mbuf: &BareMbuf) -> Option<Plain> {
         let frame = mbuf.data();
-        let plain = Plain::parse_with_syn(frame)?;
-        let is_ours = self.mac.is_destination_of(frame) && mbuf.is_single_segment();
-        (is_ours && plain.ip_len <= self.mtu && plain.ttl > 1).then_some(plain)
+        if !mbuf.is_single_segment() || !self.mac.is_destination_of(frame) {
+            return None;
+        }
+        let plain = Plain::parse_of_flow(frame)?;
+        (plain.ip_len <= self.mtu && plain.ttl() > 1).then_some(plain)
     }
 }
 
 impl IoLcore {
     /// Untagged frames of the port `at`, where this endpoint is.
     pub(super) fn burst_from_endpoint(&mut self, at: usize, vport: VportId, vni: Vni, burst: &mut BareBurst) {
-        let door = Door { vport, mac: Address::new(self.ports[at].mac), mtu: self.ports[at].mtu };
+        let door = Door { vport, mac: MacWord::new(self.ports[at].mac), mtu: self.ports[at].mtu };
         let exact = &self.forwarder.exact;
-        let mut looked = look_at(burst, (Plain::NOTHING, Probe::NOTHING), |mbuf| {
+        let mut looked = Looked::new();
+        look_at(burst, &mut looked, (Plain::NOTHING, Probe::NOTHING), |mbuf| {
             let plain = door.look(mbuf)?;
             Some((plain, exact.probe(KeyImage::of_plain(&plain, vport, vni))))
         });
-        let there = looked.get_mut(..burst.len()).unwrap_or_default(); // a burst is no longer
-        let found = exact.find_probed(there, |(_, probe)| probe);
+        let found = exact.find_probed(&mut looked, |(_, probe)| probe);
         let (mut leaving, mut ended) = (Leaving::new(), BareBurst::new());
         let (mut packets, mut bytes) = (0, 0);
-        for (mbuf, (plain, probe)) in burst.drain().zip(&looked) {
+        let mut looked = looked.iter();
+        burst.take_each(|mbuf| {
+            let Some((plain, probe)) = looked.next() else { return };
             let started = match found.flow(probe) {
                 Some(flow) => self.start(&door, plain, flow, mbuf, &mut leaving),
                 None => Err(mbuf),
@@ -60,7 +65,7 @@ impl IoLcore {
                     }
                 }
             }
-        }
+        });
         ended.clear();
         self.leave(&mut leaving);
         self.forwarder.account.leave_uncaptured(vport, packets, bytes);
@@ -77,7 +82,7 @@ impl IoLcore {
         (plain, probe, found): (&Plain, &Probe, Found),
         (ended, leaving): (&mut BareBurst, &mut Leaving),
     ) -> Option<usize> {
-        let is_plain = *plain != Plain::NOTHING;
+        let is_plain = *plain != Plain::NOTHING && plain.has_hosts_addresses();
         let reason = if is_plain { self.forwarder.turned_away(vport, probe, found) } else { None };
         let Some(reason) = reason else {
             self.take_long_way(at, mbuf, leaving);
@@ -100,9 +105,8 @@ impl IoLcore {
     ) -> Result<usize, BareMbuf> {
         let Self { forwarder, ports, neighbors, links, exits, tunnel, .. } = self;
         let Forwarder { exact, ways, topology, outlets, account, now_ns, .. } = forwarder;
-        let Some(mut entry) = exact.get_mut(flow) else { return Err(mbuf) };
-        let Some(numbered) = entry.numbered_action() else { return Err(mbuf) };
-        let way = ways.of(numbered, door.vport, topology, outlets.me(), || entry.action());
+        let Some((mut entry, numbered)) = exact.active_mut(flow) else { return Err(mbuf) };
+        let way = ways.of(numbered, door.vport, || Way::of_head(entry.action(), door.vport, topology, outlets));
         if plain.ip_len > way.path_mtu || plain.is_syn() {
             return Err(mbuf);
         }
@@ -113,9 +117,7 @@ impl IoLcore {
             To::Lcore(lcore) => {
                 meet();
                 trim(&mut mbuf, plain);
-                let frame = mbuf.data_mut();
-                plain.forward(frame, 1, way.tag);
-                way.address(frame);
+                take(way, &mut mbuf, plain);
                 let mut mbuf = mbuf.with_meta(way.meta);
                 mbuf.meta_mut().dscp = plain.dscp();
                 let counters = &account.counters;
@@ -126,11 +128,9 @@ impl IoLcore {
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 meet();
                 trim(&mut mbuf, plain);
-                let frame = mbuf.data_mut();
-                plain.forward(frame, 1, way.tag);
-                way.address(frame);
+                take(way, &mut mbuf, plain);
                 account.enter_uncaptured(VportId::TUNNEL, length);
-                exit.wrap(&mut mbuf, plain, plain.traffic_class);
+                exit.wrap(&mut mbuf, plain, plain.traffic_class());
                 ports[exit.port].send(mbuf, forwarder);
             }
             To::Link(vport) => {
@@ -147,12 +147,19 @@ impl IoLcore {
                 let Some(mac) = neighbors.known_v4(vport, hop, *now_ns) else { return Err(mbuf) };
                 meet();
                 trim(&mut mbuf, plain);
-                // The tag would be taken off again at once: nobody is between the head and the end.
-                plain.forward(mbuf.data_mut(), 1, plain.dscp());
                 account.enter_uncaptured(vport, length);
-                link.send(mbuf, mac, ports, forwarder);
+                // The tag would be taken off again at once: nobody is between the head and the end.
+                link.send(mbuf, (plain, 1, plain.dscp()), mac, ports, forwarder);
             }
         }
         Ok(length)
+    }
+}
+
+/// Puts a packet on its way.
+#[inline(always)]
+fn take(way: &Way, mbuf: &mut BareMbuf, plain: &Plain) {
+    if let Some(head) = mbuf.data_mut().first_chunk_mut() {
+        way.take(plain, head);
     }
 }

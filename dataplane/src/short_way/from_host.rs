@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use packet::ethernet::MacWord;
 use packet::vxlan::{self, V4_OVERHEAD, VXLAN_HEADER_LEN};
 use packet::{Ecn, MacAddr, Plain, Tag, Vni, VportId, protocol};
 use shm::launch::Encapsulation;
 
-use super::{Address, Leaving, look_at, trim};
+use super::{Leaving, Looked, look_at, trim};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};
@@ -23,7 +24,7 @@ const OUTER_HEADERS: u16 = (V4_OVERHEAD - Plain::ETHERNET) as u16;
 
 /// Where the tunnel ends.
 struct Door {
-    mac: Address,
+    mac: MacWord,
     address: Ipv4Addr,
     udp_port: u16,
 }
@@ -64,7 +65,7 @@ impl Door {
     fn look(&self, mbuf: &BareMbuf, origins: &mut Origins, topology: &Topology) -> Option<Inside> {
         let frame = mbuf.data();
         let outer = Plain::parse(frame)?;
-        let is_vxlan = outer.protocol == protocol::UDP && outer.destination_port() == self.udp_port;
+        let is_vxlan = outer.protocol() == protocol::UDP && outer.destination_port() == self.udp_port;
         let is_ours =
             self.mac.is_destination_of(frame) && outer.destination() == self.address && mbuf.is_single_segment();
         let head = frame.first_chunk::<V4_OVERHEAD>()?;
@@ -78,9 +79,9 @@ impl Door {
         let plain = Plain::parse(inner)?;
         let segment = MacAddr(*inner.first_chunk::<6>()?).vport()?;
         let tag = Tag::new(plain.dscp()).ok()?;
-        let ecn = Ecn::from_traffic_class(plain.traffic_class);
-        let stays = vxlan::ecn_at_decap(Ecn::from_traffic_class(outer.traffic_class), ecn) == Ok(ecn);
-        let goes = stays && plain.ttl > 1 && origins.is_host(outer.source(), vni, topology);
+        let ecn = Ecn::from_traffic_class(plain.traffic_class());
+        let stays = vxlan::ecn_at_decap(Ecn::from_traffic_class(outer.traffic_class()), ecn) == Ok(ecn);
+        let goes = stays && plain.ttl() > 1 && origins.is_host(outer.source(), vni, topology);
         goes.then_some(Inside { plain, segment, vni, tag, dscp: outer.dscp() })
     }
 }
@@ -91,13 +92,14 @@ impl IoLcore {
         let mac = self.ports[at].mac;
         let door = self.tunnel.as_ref().and_then(|tunnel| match tunnel.address {
             IpAddr::V4(address) if tunnel.encapsulation == Encapsulation::Vxlan => {
-                Some(Door { mac: Address::new(mac), address, udp_port: tunnel.udp_port })
+                Some(Door { mac: MacWord::new(mac), address, udp_port: tunnel.udp_port })
             }
             _ => None,
         });
         let Some(door) = door else { return self.burst_the_long_way(at, burst) };
         let (origins, topology) = (&mut self.origins, &self.forwarder.topology);
-        let looked = look_at(burst, Inside::NOTHING, |mbuf| door.look(mbuf, origins, topology));
+        let mut looked = Looked::new();
+        look_at(burst, &mut looked, Inside::NOTHING, |mbuf| door.look(mbuf, origins, topology));
         let mut leaving = Leaving::new();
         let (mut packets, mut bytes) = (0, 0);
         for (mbuf, inside) in burst.drain().zip(&looked) {
@@ -129,9 +131,10 @@ impl IoLcore {
                     return Err(mbuf);
                 }
                 trim(&mut mbuf, plain);
-                let frame = mbuf.data_mut();
-                plain.forward(frame, 1, tag.dscp());
-                way.address(frame);
+                if let Some(head) = mbuf.data_mut().first_chunk_mut() {
+                    plain.forward(head, 1, tag.dscp());
+                    way.address(head);
+                }
                 account.count_rule_later(counter, length);
                 let mut mbuf = mbuf.with_meta(way.meta);
                 inside.own(mbuf.meta_mut());

@@ -53,7 +53,7 @@ impl IoLcore {
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();
                 forwarder.account.enter_uncaptured(VportId::TUNNEL, length);
-                exit.wrap(&mut mbuf, &plain, dscp << 2 | plain.traffic_class & 0b11);
+                exit.wrap(&mut mbuf, &plain, dscp << 2 | plain.traffic_class() & 0b11);
                 ports[exit.port].send(mbuf, forwarder);
                 Ok(())
             }

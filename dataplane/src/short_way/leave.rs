@@ -1,14 +1,13 @@
 //! The short way out by an endpoint's link: the end of a subchain, where the rule of the flow's answers is kept alive.
 
 use arrayvec::ArrayVec;
-use packet::{MacAddr, Plain, Vni, VportId};
+use packet::{Plain, Vni, VportId};
 use shm::rules::Delivery;
 
 use super::BURST;
-use super::link::Link;
 use crate::exact::{FlowHandle, KeyImage, Probe, Side};
 use crate::forwarder::Forwarder;
-use crate::io_lcore::{IoLcore, IoPort};
+use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};
 
 /// The packets of one burst that are on their way out by endpoints' links, in order.
@@ -60,7 +59,7 @@ impl IoLcore {
     #[inline(always)]
     pub(super) fn leave_at_once(
         &mut self,
-        mut mbuf: BareMbuf,
+        mbuf: BareMbuf,
         plain: &Plain,
         vport: VportId,
         hops: u8,
@@ -70,9 +69,8 @@ impl IoLcore {
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
-        plain.forward(mbuf.data_mut(), hops, dscp);
         forwarder.account.enter_uncaptured(vport, mbuf.len());
-        link.send(mbuf, mac, ports, forwarder);
+        link.send(mbuf, (plain, hops, dscp), mac, ports, forwarder);
         Ok(())
     }
 
@@ -97,7 +95,7 @@ impl IoLcore {
     /// Keeps the answers' rule and sends the packet; true if the rule was one to compare its path with. One that needs more care
     /// is given back as it came.
     #[inline(always)]
-    fn leave_kept(&mut self, mut mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
+    fn leave_kept(&mut self, mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
         let Self { forwarder, ports, neighbors, links, .. } = self;
         let &Note { ref plain, vport, hops, ref meta } = note;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
@@ -107,9 +105,8 @@ impl IoLcore {
         if is_end && !forwarder.keep_answers(answers, meta, plain.tcp_flags) {
             return Err(mbuf);
         }
-        plain.forward(mbuf.data_mut(), hops, meta.dscp);
         forwarder.account.enter_uncaptured(vport, mbuf.len());
-        link.send(mbuf, mac, ports, forwarder);
+        link.send(mbuf, (plain, hops, meta.dscp), mac, ports, forwarder);
         Ok(is_end)
     }
 
@@ -117,7 +114,9 @@ impl IoLcore {
     #[inline(never)]
     fn leave_the_long_way(&mut self, mut mbuf: BareMbuf, note: &Note) {
         let Note { plain, vport, hops, meta } = note;
-        plain.forward(mbuf.data_mut(), *hops, plain.dscp());
+        if let Some(head) = mbuf.data_mut().first_chunk_mut() {
+            plain.forward(head, *hops, plain.dscp());
+        }
         self.to_endpoint(*vport, mbuf.with_meta(*meta));
     }
 }
@@ -138,17 +137,5 @@ impl Forwarder {
         }
         entry.refresh(Side::Opposite, tcp_flags, self.now_ns);
         true
-    }
-}
-
-impl Link {
-    /// Sends a packet to a neighbour on the link.
-    #[inline(always)]
-    pub fn send(&self, mut mbuf: BareMbuf, to: &MacAddr, ports: &mut [IoPort], forwarder: &mut Forwarder) {
-        if let Some(header) = mbuf.data_mut().first_chunk_mut::<12>() {
-            header[..6].copy_from_slice(&to.0);
-            header[6..].copy_from_slice(&self.mac.0);
-        }
-        ports[self.port].send(mbuf, forwarder);
     }
 }

@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use packet::{MacAddr, Vni, VportId};
+use packet::ethernet::MacWord;
+use packet::{Plain, Vni, VportId};
 use shm::counters::MAX_VPORTS;
 
+use crate::forwarder::Forwarder;
 use crate::io_lcore::IoPort;
+use crate::meta::BareMbuf;
 use crate::topology::Topology;
 
 /// An endpoint's link: untagged frames of a port.
@@ -14,7 +17,7 @@ pub(crate) struct Link {
     /// Its place among the lcore's ports.
     pub port: usize,
     /// The host's own address there.
-    pub mac: MacAddr,
+    mac: MacWord,
     /// The network of flow keys at the endpoint.
     pub vni: Vni,
     /// The router to everywhere, if there is one.
@@ -26,6 +29,23 @@ impl Link {
     #[inline(always)]
     pub fn next_hop(&self, destination: Ipv4Addr) -> Ipv4Addr {
         self.router.unwrap_or(destination)
+    }
+
+    /// Sends a packet that leaves this host to a neighbour on the link, with so many hops fewer and this DSCP.
+    #[inline(always)]
+    pub fn send(
+        &self,
+        mut mbuf: BareMbuf,
+        (plain, hops, dscp): (&Plain, u8, u8),
+        to: MacWord,
+        ports: &mut [IoPort],
+        forwarder: &mut Forwarder,
+    ) {
+        if let Some(head) = mbuf.data_mut().first_chunk_mut() {
+            plain.forward(head, hops, dscp);
+            to.address(self.mac, head);
+        }
+        ports[self.port].send(mbuf, forwarder);
     }
 }
 
@@ -60,5 +80,5 @@ fn find(topology: &Topology, ports: &[IoPort], vport: VportId) -> Option<Link> {
         IpAddr::V4(router) => Some(*router),
         IpAddr::V6(_) => None,
     });
-    Some(Link { port, mac: ports[port].mac, vni: endpoint.vni, router })
+    Some(Link { port, mac: MacWord::new(ports[port].mac), vni: endpoint.vni, router })
 }
