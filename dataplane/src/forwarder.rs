@@ -221,17 +221,16 @@ impl Forwarder {
     /// A packet inside a subchain, out of an element on this lcore: its tag's way leads to another lcore. One without a rule, or
     /// that needs more care, is given back.
     #[inline(always)]
-    pub fn follow_tag(&mut self, mut mbuf: Mbuf, prior: VportId, vni: Vni, tag: Tag) -> Result<(), Mbuf> {
+    pub fn follow_tag(&mut self, mut mbuf: Mbuf, prior: VportId) -> Result<(), Mbuf> {
         let Self { tags, topology, outlets, account, .. } = self;
+        let &Meta { vni, tag: Some(tag), .. } = mbuf.meta() else { return Err(mbuf) };
         let Some(rule) = tags.meet(prior, prior, vni, tag) else { return Err(mbuf) };
         let counter = rule.action().counter;
-        let way = rule.way(topology, outlets.me());
+        let way = rule.way(topology, outlets);
         let meta = mbuf.meta_mut();
         match way.to {
             To::Lcore(lcore) if meta.hops < MAX_HOPS => {
-                let Meta { service, dscp, hops, .. } = *meta;
-                *meta = way.meta;
-                (meta.vni, meta.tag, meta.service, meta.dscp, meta.hops) = (vni, Some(tag), service, dscp, hops + 1);
+                meta.follow(&way.meta);
                 way.address(mbuf.data_mut());
                 account.count_rule_later(counter, mbuf.len());
                 outlets.push_away(lcore, mbuf, |lost| account.count_drop(DropReason::RingFull, lost));

@@ -75,6 +75,16 @@ impl Meta {
         direction: Direction::Forward,
         delivery: Delivery::None,
     };
+
+    /// Goes on by a tag rule, of whose way this is `to`; what is the packet's own stays.
+    #[inline(always)]
+    pub fn follow(&mut self, to: &Self) {
+        self.task = to.task;
+        self.path = to.path;
+        self.direction = to.direction;
+        self.delivery = to.delivery;
+        self.hops += to.hops;
+    }
 }
 
 impl Default for Meta {

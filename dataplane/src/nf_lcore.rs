@@ -128,30 +128,41 @@ impl NfLcore {
             return true;
         }
         burst.iter().for_each(|mbuf| mbuf.prefetch());
-        let mut mbufs = ArrayVec::<Mbuf, BURST>::new();
+        self.count_in(&burst);
         let mut seen = Seen::default();
         let mut is_end = false;
-        self.count_in(&burst);
-        for mbuf in burst.drain() {
+        for mbuf in burst.iter() {
+            let Some(plain) = Plain::parse_trusted(mbuf.data()) else { break };
+            seen.packets.push(Parsed::Plain(plain));
+            is_end |= mbuf.meta().delivery != Delivery::None;
+        }
+        if seen.packets.len() < burst.len() {
+            self.look_again(&mut burst, &mut seen);
+            is_end = burst.iter().any(|mbuf| mbuf.meta().delivery != Delivery::None);
+        }
+        if is_end {
+            self.keep_opposites(&mut burst, &mut seen);
+        }
+        self.process(&mut burst, &seen);
+        self.forwarder.account.settle();
+        true
+    }
+
+    /// Parses a burst of which not all are plain; who is not sound ends here.
+    #[inline(never)]
+    fn look_again(&mut self, burst: &mut Burst, seen: &mut Seen) {
+        *seen = Seen::default();
+        let mut came = std::mem::take(burst);
+        came.take_each(|mbuf| {
             match Plain::parse_trusted(mbuf.data()) {
                 Some(plain) => seen.packets.push(Parsed::Plain(plain)),
                 None => match self.forwarder.parse_own(self.vport, &mbuf) {
                     Ok(headers) => seen.push_other(headers),
-                    Err(reason) => {
-                        self.forwarder.end(mbuf, reason);
-                        continue;
-                    }
+                    Err(reason) => return self.forwarder.end(mbuf, reason),
                 },
             }
-            is_end |= !matches!(mbuf.meta().delivery, Delivery::None);
-            mbufs.push(mbuf);
-        }
-        if is_end {
-            self.keep_opposites(&mut mbufs, &mut seen);
-        }
-        self.process(&mut mbufs, &seen);
-        self.forwarder.account.settle();
-        true
+            let _ = burst.push(mbuf); // there is room for those that came
+        });
     }
 
     fn count_in(&mut self, burst: &Burst) {
@@ -164,14 +175,14 @@ impl NfLcore {
     }
 
     /// The end of a subchain: the rules of the answers, which are looked up by the burst. Who has none for a reason ends here.
-    fn keep_opposites(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &mut Seen) {
+    fn keep_opposites(&mut self, burst: &mut Burst, seen: &mut Seen) {
         let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
         let answers = |parsed| seen.headers(parsed).five_tuple.reversed();
         let key = |parsed| FlowKey { vport: self.vport, vni, five_tuple: answers(parsed) };
         let flows = self.flows_of(seen.packets.iter().map(key));
-        let (came, parsed) = (std::mem::take(mbufs), std::mem::take(&mut seen.packets));
+        let (mut came, parsed) = (std::mem::take(burst), std::mem::take(&mut seen.packets));
         let mut audited = 0;
-        for ((mbuf, parsed), answers) in came.into_iter().zip(parsed).zip(flows) {
+        for ((mbuf, parsed), answers) in came.drain().zip(parsed).zip(flows) {
             let kept = match &parsed {
                 Parsed::Plain(plain) => self.forwarder.keep_answers(answers, mbuf.meta(), plain.tcp_flags),
                 Parsed::Other(_) => false,
@@ -182,7 +193,7 @@ impl NfLcore {
                 self.forwarder.end(mbuf, reason);
                 continue;
             }
-            mbufs.push(mbuf);
+            let _ = burst.push(mbuf); // there is room for those that came
             seen.packets.push(parsed);
         }
         self.forwarder.account.counters.audited_packets.add(audited);
@@ -205,34 +216,35 @@ impl NfLcore {
         flows
     }
 
-    fn process(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, seen: &Seen) {
+    fn process(&mut self, burst: &mut Burst, seen: &Seen) {
         let mut verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
         let mut became = ArrayVec::<Headers, BURST>::new();
-        if !self.call(mbufs, seen, &mut verdicts, &mut became) {
+        if !self.call(burst, seen, &mut verdicts, &mut became) {
             verdicts = [Verdict::Drop(DropReason::NfPanicked); BURST];
             self.report_failure();
         }
         if self.mangles {
-            return self.begin_subchains(mbufs, &verdicts, &became);
+            return self.begin_subchains(burst, &verdicts, &became);
         }
-        let mut left = (0, 0);
-        for (mbuf, verdict) in mbufs.drain(..).zip(&verdicts) {
-            let Some(mbuf) = self.let_out(mbuf, *verdict, &mut left) else { continue };
+        let (mut left, mut verdicts) = ((0, 0), verdicts.iter());
+        burst.take_each(|mbuf| {
+            let verdict = verdicts.next().map_or(Verdict::Drop(DropReason::NfPanicked), |verdict| *verdict);
+            let Some(mbuf) = self.let_out(mbuf, verdict, &mut left) else { return };
             if let Err(mbuf) = self.go_on(mbuf) {
                 self.forwarder.end(mbuf, DropReason::UnknownTag);
             }
-        }
+        });
         self.forwarder.account.leave_uncaptured(self.vport, left.0, left.1);
     }
 
     /// Out of a mangler: by the tag if there is a rule for it, else by the exact rules of the flows that its packets are of now.
-    fn begin_subchains(&mut self, mbufs: &mut ArrayVec<Mbuf, BURST>, verdicts: &[Verdict], became: &[Headers]) {
+    fn begin_subchains(&mut self, burst: &mut Burst, verdicts: &[Verdict], became: &[Headers]) {
         let vni = self.forwarder.topology.vni(self.vport).unwrap_or_default();
         let key = |found: &Headers| FlowKey { vport: self.vport, vni, five_tuple: found.five_tuple };
         let flows = self.flows_of(became.iter().map(key));
         let mut left = (0, 0);
         let found = became.iter().map(Some).chain(std::iter::repeat(None)); // none if it panicked
-        for (((mbuf, verdict), found), flow) in mbufs.drain(..).zip(verdicts).zip(found).zip(flows) {
+        for (((mbuf, verdict), found), flow) in burst.drain().zip(verdicts).zip(found).zip(flows) {
             let Some(mbuf) = self.let_out(mbuf, *verdict, &mut left) else { continue };
             let Err(mbuf) = self.go_on(mbuf) else { continue };
             match found {
@@ -263,7 +275,7 @@ impl NfLcore {
     /// says.
     fn call(
         &mut self,
-        mbufs: &mut ArrayVec<Mbuf, BURST>,
+        burst: &mut Burst,
         seen: &Seen,
         verdicts: &mut [Verdict; BURST],
         became: &mut ArrayVec<Headers, BURST>,
@@ -272,20 +284,20 @@ impl NfLcore {
         let now_ns = self.forwarder.now_ns;
         let own_vni = self.forwarder.topology.vni(self.vport);
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        for (mbuf, parsed) in mbufs.iter_mut().zip(&seen.packets) {
+        for (mbuf, parsed) in burst.iter_mut().zip(&seen.packets) {
             let &Meta { direction, vni, .. } = mbuf.meta();
             let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
             let frame = mbuf.data_mut();
             // Each is made where it stays: to make either and copy it costs as much as parsing.
             match parsed {
-                Parsed::Plain(plain) => packets.push(Packet { frame, headers: (*plain).into(), arrival }),
-                Parsed::Other(_) => packets.push(Packet { frame, headers: seen.headers(parsed), arrival }),
+                Parsed::Plain(plain) => packets.push(Packet::of_plain(frame, *plain, arrival)),
+                Parsed::Other(at) => packets.push(Packet::new(frame, seen.others[usize::from(*at)], arrival)),
             }
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
         let mut rewriting = Rewriting::default();
         if self.mangles {
-            became.extend(packets.iter().map(|packet| packet.headers));
+            became.extend(packets.iter().map(Packet::headers));
         } else {
             for ((parsed, packet), verdict) in seen.packets.iter().zip(&packets).zip(verdicts) {
                 if *verdict == Verdict::Pass && !parsed.stands_in(packet.frame) {
@@ -316,13 +328,8 @@ impl NfLcore {
     /// Out of the NF by the tag; a packet without a rule for it is given back.
     #[inline(always)]
     fn go_on(&mut self, mut mbuf: Mbuf) -> Result<(), Mbuf> {
-        let meta = mbuf.meta_mut();
-        meta.service.leave_function();
-        let (vni, tag) = (meta.vni, meta.tag);
-        match tag {
-            Some(tag) => self.forwarder.follow_tag(mbuf, self.vport, vni, tag),
-            None => Err(mbuf),
-        }
+        mbuf.meta_mut().service.leave_function();
+        self.forwarder.follow_tag(mbuf, self.vport)
     }
 
     /// Out of a mangler by the flow's exact rule. `flow` is the one that was found for the packet, if it was.

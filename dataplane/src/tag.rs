@@ -19,6 +19,7 @@
 use packet::{Tag, Vni, VportId};
 use shm::rules::{TagAction, TagKey, TagRule};
 
+use crate::outlets::Outlets;
 use crate::topology::Topology;
 use crate::ways::Way;
 
@@ -45,8 +46,8 @@ struct Place {
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     rule: TagRule,
-    /// The version of the topology that the way is of.
-    topology: Option<u64>,
+    /// The way is that of the topology in force.
+    is_made: bool,
     way: Way,
 }
 
@@ -56,20 +57,20 @@ impl Rule {
         &self.rule.action
     }
 
-    /// Where it leads, on lcore `me` if that polls ports.
+    /// Where it leads; the topology is the same until [`TagTable::forget_ways`].
     #[inline(always)]
-    pub fn way(&mut self, topology: &Topology, me: Option<usize>) -> &Way {
-        if self.topology != Some(topology.version()) {
-            self.renew(topology, me);
+    pub fn way(&mut self, topology: &Topology, outlets: &Outlets) -> &Way {
+        if !self.is_made {
+            self.make(topology, outlets);
         }
         &self.way
     }
 
     #[cold]
     #[inline(never)]
-    fn renew(&mut self, topology: &Topology, me: Option<usize>) {
-        self.way = Way::of_tag(&self.rule.action, self.rule.key.prior, topology, me);
-        self.topology = Some(topology.version());
+    fn make(&mut self, topology: &Topology, outlets: &Outlets) {
+        self.way = Way::of_tag(&self.rule.action, self.rule.key.prior, topology, outlets);
+        self.is_made = true;
     }
 }
 
@@ -94,6 +95,11 @@ impl TagTable {
         self.rules.get_mut(self.index[place].rule as usize)
     }
 
+    /// The topology is another one from now on.
+    pub fn forget_ways(&mut self) {
+        self.rules.iter_mut().for_each(|rule| rule.is_made = false);
+    }
+
     /// How many rules it holds.
     pub fn len(&self) -> usize {
         self.rules.len()
@@ -113,7 +119,7 @@ impl TagTable {
     #[must_use]
     pub fn insert(&mut self, rule: TagRule) -> bool {
         let key = packed_key(&rule.key);
-        let new = Rule { rule, topology: None, way: Way::NONE };
+        let new = Rule { rule, is_made: false, way: Way::NONE };
         match self.place(key) {
             Ok(place) => self.rules[self.index[place].rule as usize] = new,
             Err(_) if self.room() == 0 => return false,
@@ -204,6 +210,8 @@ mod tests {
     use shm::rules::{Delivery, Next};
 
     use super::*;
+    use crate::report::tests::launch;
+    use crate::ways::To;
 
     fn rule(tag: u8, segment: u16) -> TagRule {
         TagRule {
@@ -255,6 +263,22 @@ mod tests {
                 prop_assert!(table.iter().all(|rule| model.get(&rule.key) == Some(&rule.action)));
             }
         }
+    }
+
+    /// Breaks if packets go on to a lcore whose instance is gone.
+    #[test]
+    fn a_way_is_made_anew_for_another_topology() {
+        let with = Topology::new(&launch()).unwrap();
+        let mut without = launch();
+        without.lcores.truncate(1);
+        let without = Topology::new(&without).unwrap();
+        let outlets = Outlets::new(Some(0), Vec::new(), 0);
+        let (TagKey { prior, vni, tag, .. }, nf) = (rule(5, 3).key, VportId(3));
+        let mut table = TagTable::new(1);
+        assert!(table.insert(rule(5, 3)));
+        assert_eq!(table.meet(prior, nf, vni, tag).unwrap().way(&with, &outlets).to, To::Lcore(1));
+        table.forget_ways();
+        assert_eq!(table.meet(prior, nf, vni, tag).unwrap().way(&without, &outlets).to, To::LongWay);
     }
 
     #[test]

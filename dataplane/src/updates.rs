@@ -370,6 +370,7 @@ impl Forwarder {
         }
         self.topology = topology;
         self.ways.forget();
+        self.tags.forget_ways();
         self.controller.mailbox.taken.store(version, Ordering::Release);
     }
 

@@ -173,9 +173,9 @@ impl Way {
 
     /// The way of a tag rule; of its metadata the network, the tag and the service header's part are the packet's own.
     #[cold]
-    pub fn of_tag(action: &TagAction, prior: VportId, topology: &Topology, me: Option<usize>) -> Self {
+    pub fn of_tag(action: &TagAction, prior: VportId, topology: &Topology, outlets: &Outlets) -> Self {
         let meta = Meta { path: action.path, direction: action.direction, delivery: action.delivery, ..Meta::NEW };
-        Self::toward(action.next, prior, topology, me, meta, u16::MAX)
+        Self::toward(action.next, prior, topology, outlets.me(), meta, u16::MAX)
     }
 
     fn toward(next: Next, prior: VportId, topology: &Topology, me: Option<usize>, meta: Meta, path_mtu: u16) -> Self {

@@ -404,7 +404,7 @@ impl Firewall {
             return Verdict::Pass;
         }
         let mut state = *self.connections.value(slot);
-        if let Some(segment) = signals::segment(&packet.headers) {
+        if let Some(segment) = signals::segment(&packet.headers()) {
             state = match step(state, packet.arrival.direction, segment, signals::has_payload(packet)) {
                 Step::Pass(next) => next,
                 Step::Refuse => {
@@ -448,14 +448,14 @@ impl Firewall {
 
     /// The state that a connection begins with if this packet may open one.
     fn opening_state(&self, packet: &Packet<'_>) -> Option<State> {
-        let headers = &packet.headers;
+        let headers = packet.headers();
         if packet.arrival.direction == Direction::Reverse || signals::icmp(packet) != Icmp::Opens {
             return None;
         }
         if headers.five_tuple.protocol != protocol::TCP {
             return Some(State::Open);
         }
-        match (signals::segment(headers)?, self.midstream) {
+        match (signals::segment(&headers)?, self.midstream) {
             (Segment::Syn, _) => Some(State::SynSent),
             (Segment::Ack, Midstream::Allow) => Some(State::Established),
             (Segment::Fin, Midstream::Allow) => Some(State::Fin(Direction::Forward)),

@@ -399,9 +399,10 @@ impl Mangler {
     }
 
     fn keep_alive(&mut self, slot: Slot, packet: &Packet<'_>) {
-        let protocol = packet.headers.five_tuple.protocol;
+        let headers = packet.headers();
+        let protocol = headers.five_tuple.protocol;
         let mapping = self.flows.value_mut(slot);
-        match (signals::segment(&packet.headers), packet.arrival.direction) {
+        match (signals::segment(&headers), packet.arrival.direction) {
             (Some(Segment::Rst), _) => mapping.reset = true,
             (Some(Segment::Fin), Direction::Forward) => mapping.fin[0] = true,
             (Some(Segment::Fin), Direction::Reverse) => mapping.fin[1] = true,

@@ -49,7 +49,7 @@ impl NetworkFunction for Passthrough {
             Direction::Reverse => &mut self.reverse,
         };
         traffic.packets += 1;
-        traffic.bytes += u64::from(packet.headers.ip_len());
+        traffic.bytes += u64::from(packet.ip_len());
         Verdict::Pass
     }
 

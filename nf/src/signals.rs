@@ -56,7 +56,8 @@ pub(crate) fn segment(headers: &Headers) -> Option<Segment> {
 
 /// True if there are bytes behind the transport header.
 pub(crate) fn has_payload(packet: &Packet<'_>) -> bool {
-    packet.headers.payload_offset(packet.frame) < packet.headers.end
+    let headers = packet.headers();
+    headers.payload_offset(packet.frame) < headers.end
 }
 
 /// What an ICMP or ICMPv6 message is to a flow.
@@ -72,12 +73,12 @@ pub(crate) enum Icmp {
 
 /// What this packet is to a flow.
 pub(crate) fn icmp(packet: &Packet<'_>) -> Icmp {
-    let headers = &packet.headers;
+    let headers = packet.headers();
     if headers.quoted_l3.is_some() {
         return Icmp::Error;
     }
     let protocol = headers.five_tuple.protocol;
-    if !matches!(protocol, protocol::ICMP | protocol::ICMPV6) || is_later_fragment(headers) {
+    if !matches!(protocol, protocol::ICMP | protocol::ICMPV6) || is_later_fragment(&headers) {
         return Icmp::Opens;
     }
     // An error that quotes too little, or that is itself fragmented, has no `quoted_l3` but still its type.

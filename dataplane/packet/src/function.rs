@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::headers::Headers;
-use crate::{Direction, DropReason, FiveTuple, Vni};
+use crate::{Direction, DropReason, FiveTuple, Plain, Vni};
 
 /// What an NF decided about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,35 +34,79 @@ pub struct Packet<'a> {
     /// The whole Ethernet II frame (no VLAN tag). An NF may rewrite bytes in place but must leave the DSCP bits alone: they
     /// hold the tag.
     pub frame: &'a mut [u8],
-    /// Where the headers are, as parsed when the packet reached this NF.
-    pub headers: Headers,
+    found: Found,
     /// Direction, VNI and time.
     pub arrival: Arrival,
 }
 
-impl Packet<'_> {
+/// What was parsed; most of it is asked for by few NFs, so a plain packet's headers are worked out when they are.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Plain(Plain),
+    Any(Headers),
+}
+
+impl<'a> Packet<'a> {
+    /// A packet with these headers.
+    #[inline(always)]
+    pub fn new(frame: &'a mut [u8], headers: Headers, arrival: Arrival) -> Self {
+        Self { frame, found: Found::Any(headers), arrival }
+    }
+
+    /// A plain packet.
+    #[inline(always)]
+    pub fn of_plain(frame: &'a mut [u8], plain: Plain, arrival: Arrival) -> Self {
+        Self { frame, found: Found::Plain(plain), arrival }
+    }
+
+    /// Where the headers are and what they say, as parsed when the packet reached this NF or rewritten by it since.
+    #[inline]
+    pub fn headers(&self) -> Headers {
+        match self.found {
+            Found::Plain(plain) => plain.into(),
+            Found::Any(headers) => headers,
+        }
+    }
+
     /// The flow that this packet belongs to, in its own direction. Later fragments have their first fragment's.
+    #[inline]
     pub fn five_tuple(&self) -> FiveTuple {
-        self.headers.five_tuple
+        match &self.found {
+            Found::Plain(plain) => plain.five_tuple(),
+            Found::Any(headers) => headers.five_tuple,
+        }
+    }
+
+    /// Bytes of the IP packet, its header included and Ethernet padding not.
+    #[inline]
+    pub fn ip_len(&self) -> u16 {
+        match &self.found {
+            Found::Plain(plain) => plain.ip_len,
+            Found::Any(headers) => headers.ip_len(),
+        }
     }
 
     /// The flow in the chain's forward direction, whichever way this packet travels.
     pub fn forward_tuple(&self) -> FiveTuple {
         match self.arrival.direction {
-            Direction::Forward => self.headers.five_tuple,
-            Direction::Reverse => self.headers.five_tuple.reversed(),
+            Direction::Forward => self.five_tuple(),
+            Direction::Reverse => self.five_tuple().reversed(),
         }
     }
 
     /// Rewrites the source address and every checksum that covers it (RFC 1624); in an ICMP error also the address's copy in
     /// the quoted packet, where it is the destination.
     pub fn set_source(&mut self, address: IpAddr) {
-        crate::headers::rewrite_source(self.frame, &mut self.headers, address);
+        let mut headers = self.headers();
+        crate::headers::rewrite_source(self.frame, &mut headers, address);
+        self.found = Found::Any(headers);
     }
 
     /// Rewrites the destination address, as [`Self::set_source`] does the source; in an ICMP error also the quoted source.
     pub fn set_destination(&mut self, address: IpAddr) {
-        crate::headers::rewrite_destination(self.frame, &mut self.headers, address);
+        let mut headers = self.headers();
+        crate::headers::rewrite_destination(self.frame, &mut headers, address);
+        self.found = Found::Any(headers);
     }
 }
 

@@ -123,7 +123,7 @@ impl IoLcore {
         let &Inside { ref plain, segment, vni, tag, .. } = inside;
         let Some(rule) = tags.meet(VportId::TUNNEL, segment, vni, tag) else { return Err(mbuf) };
         let counter = rule.action().counter;
-        let way = rule.way(topology, outlets.me());
+        let way = rule.way(topology, outlets);
         let length = plain.frame_len();
         match way.to {
             To::Lcore(lcore) => {
