@@ -168,21 +168,20 @@ impl<T> Neighbors<T> {
     pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacWord> {
         let key = Recent::key(link, address);
         let recent = &self.recent[Recent::slot(key)];
-        if recent.key == key && recent.version == self.version && now_ns < recent.until_ns {
-            return Some(recent.mac);
-        }
-        self.recall(link, address, now_ns)
+        let stands = recent.key == key && recent.version == self.version && now_ns < recent.until_ns;
+        let recent = if stands { recent } else { self.recall(link, address, now_ns)? };
+        Some(recent.mac)
     }
 
     /// Has an IPv4 neighbour at hand, if it is known.
     #[cold]
     #[inline(never)]
-    fn recall(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacWord> {
+    fn recall(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<&Recent> {
         let Known { mac, until_ns } = self.known((link, address.into()), now_ns)?;
         let key = Recent::key(link, address);
-        let mac = MacWord::new(mac);
-        self.recent[Recent::slot(key)] = Recent { key, version: self.version, until_ns, mac };
-        Some(mac)
+        let recent = &mut self.recent[Recent::slot(key)];
+        *recent = Recent { key, version: self.version, until_ns, mac: MacWord::new(mac) };
+        Some(recent)
     }
 
     /// Another one whenever an address that [`Self::known`] gave may be wrong.

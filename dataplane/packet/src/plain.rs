@@ -53,6 +53,9 @@ pub struct Plain {
 }
 
 impl Plain {
+    /// Bytes of the shortest plain frame.
+    pub const LEAST: usize = LEAST;
+
     /// Bytes of Ethernet header in front of the IP packet.
     pub const ETHERNET: usize = 14;
 

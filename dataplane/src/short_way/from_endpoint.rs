@@ -23,7 +23,8 @@ impl Door {
     #[inline(always)]
     fn look(&self, mbuf: &BareMbuf) -> Option<Plain> {
         let frame = mbuf.data();
-        if !mbuf.is_single_segment() || !self.mac.is_destination_of(frame) {
+        let head = frame.first_chunk::<{ Plain::LEAST }>()?;
+        if !mbuf.is_single_segment() || !self.mac.is_destination_of(head) {
             return None;
         }
         let plain = Plain::parse_of_flow(frame)?;
