@@ -37,8 +37,6 @@ pub struct Account {
     active: usize,
     /// Something was copied since [`Self::take_copied`].
     copied: bool,
-    /// Packets that went into one element and are not counted yet.
-    entering: Entering,
     /// Packets that met one tag rule and are not counted yet.
     ruled: Ruled,
 }
@@ -52,31 +50,10 @@ struct Ruled {
     bytes: u64,
 }
 
-/// Packets into one element, in a row; the counts stand apart, likewise.
-#[derive(Debug)]
-#[repr(C)]
-struct Entering {
-    packets: u64,
-    vport: VportId,
-    bytes: u64,
-}
-
-impl Entering {
-    const NONE: Self = Self { vport: VportId::TUNNEL, packets: 0, bytes: 0 };
-}
-
 impl Account {
     /// Counts into this block; nothing is captured until somebody asks.
     pub fn new(counters: CountersWriter) -> Self {
-        Self {
-            counters,
-            ring: None,
-            snap: vec![None; MAX_VPORTS],
-            active: 0,
-            copied: false,
-            entering: Entering::NONE,
-            ruled: Ruled::default(),
-        }
+        Self { counters, ring: None, snap: vec![None; MAX_VPORTS], active: 0, copied: false, ruled: Ruled::default() }
     }
 
     /// The block, and the ring for captures if a controller is attached; captures end.
@@ -132,15 +109,12 @@ impl Account {
         self.active > 0
     }
 
-    /// A packet that nobody captures goes into the element at `vport`: counted by [`Self::settle`] at the latest.
-    #[inline(always)]
-    pub fn enter_uncaptured(&mut self, vport: VportId, bytes: usize) {
-        if vport != self.entering.vport {
-            self.settle();
-            self.entering.vport = vport;
+    /// So many packets that nobody captures go into the element at `vport`.
+    pub fn enter_uncaptured(&mut self, vport: VportId, packets: usize, bytes: usize) {
+        if let Some(counters) = self.counters.vports.get(usize::from(vport.0)) {
+            counters.in_packets.add(packets as u64);
+            counters.in_bytes.add(bytes as u64);
         }
-        self.entering.packets += 1;
-        self.entering.bytes += bytes as u64;
     }
 
     /// Counts a packet that met a tag rule, by [`Self::settle`] at the latest.
@@ -160,11 +134,6 @@ impl Account {
         if let Some(rule) = self.counters.tags.get(usize::from(counter)).filter(|_| packets > 0) {
             rule.packets.add(packets);
             rule.bytes.add(bytes);
-        }
-        let Entering { vport, packets, bytes } = std::mem::replace(&mut self.entering, Entering::NONE);
-        if let Some(counters) = self.counters.vports.get(usize::from(vport.0)).filter(|_| packets > 0) {
-            counters.in_packets.add(packets);
-            counters.in_bytes.add(bytes);
         }
     }
 

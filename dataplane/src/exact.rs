@@ -294,9 +294,19 @@ impl ExactTable {
     /// The flow behind a handle, for changing it, and its action, if it has one and was not removed since.
     #[inline(always)]
     pub fn active_mut(&mut self, handle: FlowHandle) -> Option<(FlowMut<'_>, NumberedAction)> {
-        let position = handle.position();
+        self.active_at(handle.position(), handle.flows)
+    }
+
+    /// The same for the flow of a key that was looked up, if there is one.
+    #[inline(always)]
+    pub fn active_found(&mut self, found: Found, probe: &Probe) -> Option<(FlowMut<'_>, NumberedAction)> {
+        self.active_at((probe.place as usize).wrapping_sub(1), found.flows) // nothing is where there is no flow
+    }
+
+    #[inline(always)]
+    fn active_at(&mut self, position: usize, flows: u64) -> Option<(FlowMut<'_>, NumberedAction)> {
         let entry = self.entries.get_mut(position)?;
-        let action = entry.action_of_old(handle.flows)?;
+        let action = entry.action_of_old(flows)?;
         let renumbered = self.actions.renumbered();
         let flow = FlowMut { entry, actions: &mut self.actions, v6: &self.v6, position };
         Some((flow, NumberedAction { number: action, renumbered }))

@@ -17,7 +17,7 @@ use crate::lcore::{Poll, Ticks};
 use crate::meta::{BareBurst, BareMbuf, Burst, Mbuf, Task};
 use crate::neighbors::Neighbors;
 use crate::outlets::RingConsumer;
-use crate::short_way::{Exits, Links, Origins};
+use crate::short_way::{Exits, Links, Origins, Outgoing};
 use crate::updates::Slot;
 
 /// Receives from one queue of a port.
@@ -37,6 +37,7 @@ pub struct IoLcore {
     pub(crate) links: Links,
     pub(crate) exits: Exits,
     pub(crate) origins: Origins,
+    pub(crate) outgoing: Outgoing,
     ring: RingConsumer,
     ticks: Ticks,
     /// The version of the topology whose links `neighbors` are on.
@@ -92,9 +93,9 @@ impl IoLcore {
     pub fn new(forwarder: Forwarder, ports: Vec<IoPort>, tunnel: Option<TunnelPort>, ring: RingConsumer) -> Self {
         let (neighbors, ticks) = (Neighbors::default(), Ticks::default());
         let links = Links::new(&forwarder.topology, &ports);
-        let (exits, origins) = (Exits::new(), Origins::new());
+        let (exits, origins, outgoing) = (Exits::new(), Origins::new(), Outgoing::new());
         let links_version = forwarder.topology.version();
-        Self { forwarder, ports, tunnel, neighbors, links, exits, origins, ring, ticks, links_version }
+        Self { forwarder, ports, tunnel, neighbors, links, exits, origins, outgoing, ring, ticks, links_version }
     }
 
     fn receive(&mut self) -> bool {
@@ -256,8 +257,16 @@ impl IoPort {
         sent
     }
 
+    /// Queues packets to be sent.
+    pub fn send_burst(&mut self, mbufs: &mut BareBurst, forwarder: &mut Forwarder) {
+        if self.waiting.is_empty() {
+            std::mem::swap(&mut self.waiting, mbufs);
+        } else {
+            mbufs.take_each(|mbuf| self.send(mbuf, forwarder));
+        }
+    }
+
     /// Queues a packet to be sent.
-    #[inline(always)]
     pub fn send(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
         if let Err(mbuf) = self.waiting.push(mbuf) {
             self.send_after_others(mbuf, forwarder);

@@ -77,18 +77,33 @@ pub struct Neighbors<T> {
     /// Packets that wait on endpoints' links, and those that wait for VTEPs: an endpoint full of absent addresses must not hold
     /// the tunnel up.
     held: [Parking<T>; 2],
-    recent: Box<[Recent; RECENT]>,
+    recent: AtHand,
     /// How often somebody's address changed.
     version: u64,
 }
 
-/// A neighbour that was looked up lately and whose address can be used without another look.
+/// IPv4 neighbours that were looked up lately. Invariant: who is here has this address still.
+#[derive(Debug)]
+struct AtHand(Box<[Recent; RECENT]>);
+
+impl AtHand {
+    /// Somebody's address is another, or gone.
+    fn forget(&mut self, (link, address): NeighborKey) {
+        let IpAddr::V4(address) = address else { return };
+        let key = Recent::key(link, address);
+        let recent = &mut self.0[Recent::slot(key)];
+        if recent.key == key {
+            *recent = Recent::default();
+        }
+    }
+}
+
+/// A neighbour whose address can be used without another look.
 #[derive(Debug, Clone, Copy, Default)]
 struct Recent {
     /// The link's vport above, the address below.
     key: u64,
-    version: u64,
-    /// When it is due for a question.
+    /// When it is due for a question; 0 if nobody is here.
     until_ns: u64,
     mac: MacWord,
 }
@@ -119,7 +134,7 @@ impl<T> Default for Neighbors<T> {
         Self {
             known: HashMap::with_capacity_and_hasher(CAPACITY * 2, RandomState::new()),
             held: [Parking::new(HELD, HELD_PER_NEIGHBOR), Parking::new(HELD, HELD_PER_NEIGHBOR)],
-            recent: Box::new([Recent::default(); RECENT]),
+            recent: AtHand(Box::new([Recent::default(); RECENT])),
             version: 1,
         }
     }
@@ -167,8 +182,8 @@ impl<T> Neighbors<T> {
     #[inline(always)]
     pub fn known_v4(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<MacWord> {
         let key = Recent::key(link, address);
-        let recent = &self.recent[Recent::slot(key)];
-        let stands = recent.key == key && recent.version == self.version && now_ns < recent.until_ns;
+        let recent = &self.recent.0[Recent::slot(key)];
+        let stands = recent.key == key && now_ns < recent.until_ns;
         let recent = if stands { recent } else { self.recall(link, address, now_ns)? };
         Some(recent.mac)
     }
@@ -179,8 +194,8 @@ impl<T> Neighbors<T> {
     fn recall(&mut self, link: VportId, address: Ipv4Addr, now_ns: u64) -> Option<&Recent> {
         let Known { mac, until_ns } = self.known((link, address.into()), now_ns)?;
         let key = Recent::key(link, address);
-        let recent = &mut self.recent[Recent::slot(key)];
-        *recent = Recent { key, version: self.version, until_ns, mac: MacWord::new(mac) };
+        let recent = &mut self.recent.0[Recent::slot(key)];
+        *recent = Recent { key, until_ns, mac: MacWord::new(mac) };
         Some(recent)
     }
 
@@ -204,8 +219,10 @@ impl<T> Neighbors<T> {
         }
         let room = self.known.len() < UNASKED;
         if let Some(neighbor) = self.known.get_mut(&key) {
-            self.version += u64::from(neighbor.mac != Some(mac));
-            neighbor.mac = Some(mac);
+            if neighbor.mac.replace(mac) != Some(mac) {
+                self.version += 1;
+                self.recent.forget(key);
+            }
             neighbor.since_ns = now_ns;
         } else if may_add && room {
             self.version += 1;
@@ -223,13 +240,14 @@ impl<T> Neighbors<T> {
     /// Forgets who did not answer or has aged, and hands every packet that waited in vain to `unresolved`. Walks the whole
     /// table: for twice a second.
     pub fn expire(&mut self, now_ns: u64, mut unresolved: impl FnMut(T)) {
-        let Self { known, held, version, .. } = self;
-        known.retain(|(link, _), neighbor| {
+        let Self { known, held, recent, version } = self;
+        known.retain(|key, neighbor| {
             let limit = if neighbor.mac.is_some() { FORGET_NS } else { GIVE_UP_NS };
             let keep = now_ns.saturating_sub(neighbor.since_ns) < limit;
             if !keep {
                 *version += 1;
-                end_held(&mut held[queue(*link)], neighbor, &mut unresolved);
+                recent.forget(*key);
+                end_held(&mut held[queue(key.0)], neighbor, &mut unresolved);
             }
             keep
         });
@@ -238,12 +256,13 @@ impl<T> Neighbors<T> {
     /// Forgets everybody on links that are no more, and hands every packet that waited there to `ended`: the link's vport may be
     /// another's next. Walks the whole table: for a reconfiguration.
     pub fn forget_links(&mut self, is_there: impl Fn(VportId) -> bool, mut ended: impl FnMut(T)) {
-        let Self { known, held, version, .. } = self;
-        known.retain(|&(link, _), neighbor| {
-            let keep = is_there(link);
+        let Self { known, held, recent, version } = self;
+        known.retain(|key, neighbor| {
+            let keep = is_there(key.0);
             if !keep {
                 *version += 1;
-                end_held(&mut held[queue(link)], neighbor, &mut ended);
+                recent.forget(*key);
+                end_held(&mut held[queue(key.0)], neighbor, &mut ended);
             }
             keep
         });

@@ -170,7 +170,7 @@ impl NfLcore {
         if account.is_capturing() {
             burst.iter().for_each(|mbuf| account.enter(self.vport, mbuf.data()));
         } else {
-            burst.iter().for_each(|mbuf| account.enter_uncaptured(self.vport, mbuf.len()));
+            account.enter_uncaptured(self.vport, burst.len(), burst.iter().map(Mbuf::len).sum());
         }
     }
 

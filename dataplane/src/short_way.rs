@@ -22,6 +22,7 @@ mod from_host;
 mod from_ring;
 mod leave;
 mod link;
+mod outgoing;
 
 use arrayvec::ArrayVec;
 use packet::Plain;
@@ -30,6 +31,7 @@ pub(crate) use self::exit::Exits;
 pub(crate) use self::from_host::Origins;
 pub(crate) use self::leave::Leaving;
 pub(crate) use self::link::Links;
+pub(crate) use self::outgoing::Outgoing;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};
 

@@ -5,7 +5,7 @@ use packet::{Plain, Vni, VportId};
 use shm::rules::Delivery;
 
 use super::{Leaving, Looked, look_at, trim};
-use crate::exact::{FlowHandle, Found, KeyImage, Probe};
+use crate::exact::{Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf};
@@ -48,11 +48,7 @@ impl IoLcore {
         let mut looked = looked.iter();
         burst.take_each(|mbuf| {
             let Some((plain, probe)) = looked.next() else { return };
-            let started = match found.flow(probe) {
-                Some(flow) => self.start(&door, plain, flow, mbuf, &mut leaving),
-                None => Err(mbuf),
-            };
-            match started {
+            match self.start(&door, plain, (found, probe), mbuf, &mut leaving) {
                 Ok(length) => {
                     packets += 1;
                     bytes += length as u64;
@@ -100,13 +96,13 @@ impl IoLcore {
         &mut self,
         door: &Door,
         plain: &Plain,
-        flow: FlowHandle,
+        (found, probe): (Found, &Probe),
         mut mbuf: BareMbuf,
         leaving: &mut Leaving,
     ) -> Result<usize, BareMbuf> {
-        let Self { forwarder, ports, neighbors, links, exits, tunnel, .. } = self;
+        let Self { forwarder, ports, neighbors, links, exits, tunnel, outgoing, .. } = self;
         let Forwarder { exact, ways, topology, outlets, account, now_ns, .. } = forwarder;
-        let Some((mut entry, numbered)) = exact.active_mut(flow) else { return Err(mbuf) };
+        let Some((mut entry, numbered)) = exact.active_found(found, probe) else { return Err(mbuf) };
         let way = ways.of(numbered, door.vport, || Way::of_head(entry.action(), door.vport, topology, outlets));
         if plain.ip_len > way.path_mtu || plain.is_syn() {
             return Err(mbuf);
@@ -130,9 +126,8 @@ impl IoLcore {
                 meet();
                 trim(&mut mbuf, plain);
                 take(way, &mut mbuf, plain);
-                account.enter_uncaptured(VportId::TUNNEL, length);
                 exit.wrap(&mut mbuf, plain, plain.traffic_class());
-                ports[exit.port].send(mbuf, forwarder);
+                outgoing.push(mbuf, length, (VportId::TUNNEL, exit.port), ports, forwarder);
             }
             To::Link(vport) => {
                 let Some(link) = links.of(vport) else { return Err(mbuf) };
@@ -148,9 +143,9 @@ impl IoLcore {
                 let Some(mac) = neighbors.known_v4(vport, hop, *now_ns) else { return Err(mbuf) };
                 meet();
                 trim(&mut mbuf, plain);
-                account.enter_uncaptured(vport, length);
                 // The tag would be taken off again at once: nobody is between the head and the end.
-                link.send(mbuf, (plain, 1, plain.dscp()), mac, ports, forwarder);
+                link.address(&mut mbuf, (plain, 1, plain.dscp()), mac);
+                outgoing.push(mbuf, length, (vport, link.port), ports, forwarder);
             }
         }
         Ok(length)

@@ -46,15 +46,14 @@ impl IoLcore {
                 Ok(())
             }
             Task::Encapsulate(IpAddr::V4(vtep)) => {
-                let Self { forwarder, ports, neighbors, exits, tunnel, .. } = self;
+                let Self { forwarder, ports, neighbors, exits, tunnel, outgoing, .. } = self;
                 let Meta { vni, dscp, .. } = *mbuf.meta();
                 let exit = exits.open(Exit::new(vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
                 let length = mbuf.len();
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();
-                forwarder.account.enter_uncaptured(VportId::TUNNEL, length);
                 exit.wrap(&mut mbuf, &plain, dscp << 2 | plain.traffic_class() & 0b11);
-                ports[exit.port].send(mbuf, forwarder);
+                outgoing.push(mbuf, length, (VportId::TUNNEL, exit.port), ports, forwarder);
                 Ok(())
             }
             _ => Err(mbuf),

@@ -47,30 +47,32 @@ impl Leaving {
 }
 
 impl IoLcore {
-    /// Lets all leave.
+    /// Lets all leave; then nothing that came before is on its way any more.
     #[inline(always)]
     pub(crate) fn leave(&mut self, leaving: &mut Leaving) {
         if !leaving.is_empty() {
             self.leave_some(leaving);
         }
+        self.outgoing.go(&mut self.ports, &mut self.forwarder);
     }
 
     /// Sends a packet at whose end nothing is kept, if nobody is to leave before it; one that needs more is given back.
     #[inline(always)]
     pub(super) fn leave_at_once(
         &mut self,
-        mbuf: BareMbuf,
+        mut mbuf: BareMbuf,
         plain: &Plain,
         vport: VportId,
         hops: u8,
         dscp: u8,
     ) -> Result<(), BareMbuf> {
-        let Self { forwarder, ports, neighbors, links, .. } = self;
+        let Self { forwarder, ports, neighbors, links, outgoing, .. } = self;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
-        forwarder.account.enter_uncaptured(vport, mbuf.len());
-        link.send(mbuf, (plain, hops, dscp), mac, ports, forwarder);
+        link.address(&mut mbuf, (plain, hops, dscp), mac);
+        let length = mbuf.len();
+        outgoing.push(mbuf, length, (vport, link.port), ports, forwarder);
         Ok(())
     }
 
@@ -95,8 +97,8 @@ impl IoLcore {
     /// Keeps the answers' rule and sends the packet; true if the rule was one to compare its path with. One that needs more care
     /// is given back as it came.
     #[inline(always)]
-    fn leave_kept(&mut self, mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
-        let Self { forwarder, ports, neighbors, links, .. } = self;
+    fn leave_kept(&mut self, mut mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
+        let Self { forwarder, ports, neighbors, links, outgoing, .. } = self;
         let &Note { ref plain, vport, hops, ref meta } = note;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
@@ -105,8 +107,9 @@ impl IoLcore {
         if is_end && !forwarder.keep_answers(answers, meta, plain.tcp_flags) {
             return Err(mbuf);
         }
-        forwarder.account.enter_uncaptured(vport, mbuf.len());
-        link.send(mbuf, (plain, hops, meta.dscp), mac, ports, forwarder);
+        link.address(&mut mbuf, (plain, hops, meta.dscp), mac);
+        let length = mbuf.len();
+        outgoing.push(mbuf, length, (vport, link.port), ports, forwarder);
         Ok(is_end)
     }
 
@@ -117,6 +120,7 @@ impl IoLcore {
         if let Some(head) = mbuf.data_mut().first_chunk_mut() {
             plain.forward(head, *hops, plain.dscp());
         }
+        self.outgoing.go(&mut self.ports, &mut self.forwarder);
         self.to_endpoint(*vport, mbuf.with_meta(*meta));
     }
 }

@@ -6,7 +6,6 @@ use packet::ethernet::MacWord;
 use packet::{Plain, Vni, VportId};
 use shm::counters::MAX_VPORTS;
 
-use crate::forwarder::Forwarder;
 use crate::io_lcore::IoPort;
 use crate::meta::BareMbuf;
 use crate::topology::Topology;
@@ -20,32 +19,25 @@ pub(crate) struct Link {
     mac: MacWord,
     /// The network of flow keys at the endpoint.
     pub vni: Vni,
-    /// The router to everywhere, if there is one.
-    router: Option<Ipv4Addr>,
+    /// The router to everywhere, and no bits of a destination; or all of a destination.
+    router: u32,
+    of_destination: u32,
 }
 
 impl Link {
     /// Whom a packet for this destination goes to.
     #[inline(always)]
     pub fn next_hop(&self, destination: Ipv4Addr) -> Ipv4Addr {
-        self.router.unwrap_or(destination)
+        Ipv4Addr::from_bits(destination.to_bits() & self.of_destination | self.router)
     }
 
-    /// Sends a packet that leaves this host to a neighbour on the link, with so many hops fewer and this DSCP.
+    /// Makes a packet one that leaves this host to a neighbour on the link, with so many hops fewer and this DSCP.
     #[inline(always)]
-    pub fn send(
-        &self,
-        mut mbuf: BareMbuf,
-        (plain, hops, dscp): (&Plain, u8, u8),
-        to: MacWord,
-        ports: &mut [IoPort],
-        forwarder: &mut Forwarder,
-    ) {
+    pub fn address(&self, mbuf: &mut BareMbuf, (plain, hops, dscp): (&Plain, u8, u8), to: MacWord) {
         if let Some(head) = mbuf.data_mut().first_chunk_mut() {
             plain.forward(head, hops, dscp);
             to.address(self.mac, head);
         }
-        ports[self.port].send(mbuf, forwarder);
     }
 }
 
@@ -80,5 +72,6 @@ fn find(topology: &Topology, ports: &[IoPort], vport: VportId) -> Option<Link> {
         IpAddr::V4(router) => Some(*router),
         IpAddr::V6(_) => None,
     });
-    Some(Link { port, mac: MacWord::new(ports[port].mac), vni: endpoint.vni, router })
+    let (router, of_destination) = router.map_or((0, u32::MAX), |router| (router.to_bits(), 0));
+    Some(Link { port, mac: MacWord::new(ports[port].mac), vni: endpoint.vni, router, of_destination })
 }
