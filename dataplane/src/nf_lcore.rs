@@ -226,14 +226,19 @@ impl NfLcore {
         if self.mangles {
             return self.begin_subchains(burst, &verdicts, &became);
         }
-        let (mut left, mut verdicts) = ((0, 0), verdicts.iter());
+        let (mut left, mut rewriting) = ((0, 0), Rewriting::default());
+        let mut decided = seen.packets.iter().zip(&verdicts);
         burst.take_each(|mbuf| {
-            let verdict = verdicts.next().map_or(Verdict::Drop(DropReason::NfPanicked), |verdict| *verdict);
-            let Some(mbuf) = self.let_out(mbuf, verdict, &mut left) else { return };
+            let Some((parsed, verdict)) = decided.next() else { return }; // there is one for each
+            let Some(mbuf) = self.let_out(mbuf, *verdict, &mut left) else { return };
+            if !parsed.stands_in(mbuf.data()) {
+                rewriting.look(mbuf.data(), &seen.headers(parsed));
+            }
             if let Err(mbuf) = self.go_on(mbuf) {
                 self.forwarder.end(mbuf, DropReason::UnknownTag);
             }
         });
+        self.report_rewriting(rewriting);
         self.forwarder.account.leave_uncaptured(self.vport, left.0, left.1);
     }
 
@@ -295,21 +300,13 @@ impl NfLcore {
             }
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
-        let mut rewriting = Rewriting::default();
         if self.mangles {
             became.extend(packets.iter().map(Packet::headers));
-        } else {
-            for ((parsed, packet), verdict) in seen.packets.iter().zip(&packets).zip(verdicts) {
-                if *verdict == Verdict::Pass && !parsed.stands_in(packet.frame) {
-                    rewriting.look(packet.frame, &seen.headers(parsed));
-                }
-            }
         }
         if outcome.is_err() {
             self.discard();
             return false;
         }
-        self.report_rewriting(rewriting);
         true
     }
 

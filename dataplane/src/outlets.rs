@@ -55,11 +55,10 @@ impl Outlets {
         let Some(outlet) = self.rings.get_mut(lcore) else { return lost(1) };
         if outlet.waiting.is_empty() {
             self.filled |= 1 << lcore;
-        } else if outlet.waiting.is_full() {
-            outlet.flush(&mut lost);
         }
-        if outlet.waiting.push(mbuf).is_err() {
-            lost(1);
+        if let Err(mbuf) = outlet.waiting.push(mbuf) {
+            outlet.flush(&mut lost);
+            let _ = outlet.waiting.push(mbuf); // a flushed outlet has room
         }
     }
 

@@ -32,6 +32,8 @@ pub struct TagTable {
     /// A power of two of places.
     index: Box<[Place]>,
     rules: Vec<Rule>,
+    /// What was met last: packets of one path come in a row.
+    last: Place,
     capacity: usize,
 }
 
@@ -79,7 +81,8 @@ impl TagTable {
     pub fn new(capacity: u32) -> Self {
         let capacity = capacity as usize;
         let places = (capacity * 2).next_power_of_two().max(2);
-        Self { index: vec![Place::default(); places].into(), rules: Vec::with_capacity(capacity), capacity }
+        let rules = Vec::with_capacity(capacity);
+        Self { index: vec![Place::default(); places].into(), rules, last: Place::default(), capacity }
     }
 
     /// The action for this key.
@@ -91,8 +94,11 @@ impl TagTable {
     /// The rule that a packet out of `prior` meets.
     #[inline(always)]
     pub fn meet(&mut self, prior: VportId, segment: VportId, vni: Vni, tag: Tag) -> Option<&mut Rule> {
-        let place = self.place(packed(prior, segment, vni, tag)).ok()?;
-        self.rules.get_mut(self.index[place].rule as usize)
+        let key = packed(prior, segment, vni, tag);
+        if self.last.key != key {
+            self.last = self.index[self.place(key).ok()?];
+        }
+        self.rules.get_mut(self.last.rule as usize)
     }
 
     /// The topology is another one from now on.
@@ -133,6 +139,7 @@ impl TagTable {
 
     /// Removes a rule, and returns what it did.
     pub fn remove(&mut self, key: &TagKey) -> Option<TagAction> {
+        self.last = Place::default();
         let place = self.place(packed_key(key)).ok()?;
         let at = self.index[place].rule;
         self.close_up(place);
@@ -260,6 +267,12 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len());
                 prop_assert!(model.iter().all(|(key, action)| table.find(key) == Some(action)));
+                let mut meet = |key: &TagKey| {
+                    table.meet(key.prior, key.segment, key.vni, key.tag).map(|rule| *rule.action())
+                };
+                prop_assert_eq!(meet(&rule.key), model.get(&rule.key).copied());
+                prop_assert!(model.iter().all(|(key, action)| meet(key) == Some(*action)));
+                prop_assert_eq!(meet(&rule.key), model.get(&rule.key).copied());
                 prop_assert!(table.iter().all(|rule| model.get(&rule.key) == Some(&rule.action)));
             }
         }
