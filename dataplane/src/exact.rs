@@ -60,6 +60,9 @@ pub struct Found {
 }
 
 impl Found {
+    /// No keys.
+    pub const NOTHING: Self = Self { flows: 0 };
+
     /// The flow of one of the keys.
     #[inline(always)]
     pub fn flow(self, probe: &Probe) -> Option<FlowHandle> {
@@ -159,11 +162,24 @@ impl ExactTable {
         self.lines.probe(self.lines.seed().image(key))
     }
 
-    /// The flows of keys that were probed, a burst at most; their entries are on their way into the cache.
-    pub fn find_keys(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
-        self.look_up::<true>(probes, found);
+    /// Looks keys up that were probed, a burst at most; their flows' entries are on their way into the cache. `key` is the one of a
+    /// place.
+    pub fn find_keys<'a>(&self, probes: &mut [Probe], key: impl Fn(usize) -> Option<&'a FlowKey>) -> Found {
+        let found = self.find_probed(probes, |probe| probe);
         if probes.iter().any(Probe::is_v6) {
-            self.check_v6(keys, probes, found);
+            self.check_v6_probes(probes, key);
+        }
+        found
+    }
+
+    /// Compares the addresses of IPv6 flows whose images were found.
+    #[cold]
+    fn check_v6_probes<'a>(&self, probes: &mut [Probe], key: impl Fn(usize) -> Option<&'a FlowKey>) {
+        for (at, probe) in probes.iter_mut().enumerate().filter(|(_, probe)| probe.is_v6()) {
+            let (Some(position), Some(key)) = (probe.place.checked_sub(1), key(at)) else { continue };
+            if !self.v6_is(position, key) {
+                probe.place = self.find(key).map_or(0, |flow| flow.place.get()); // another flow with the same image, or none
+            }
         }
     }
 
@@ -310,11 +326,10 @@ impl ExactTable {
     /// The same for a key that was probed.
     pub fn add_probed(&mut self, key: &FlowKey, probe: &Probe, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
         let position = self.vacant()?;
-        let image = self.lines.image(probe);
         self.flows += 1;
-        let entry = FlowEntry::new(image, &state, &mut self.actions, now_ns, self.flows);
-        self.entries[position as usize] = entry;
-        if image.is_v6() {
+        let image = self.lines.image(probe);
+        self.entries[position as usize].begin(image, &state, &mut self.actions, now_ns, self.flows);
+        if probe.is_v6() {
             self.v6[position as usize] = v6_addresses(key);
         }
         self.lines.insert_probed(probe, position);

@@ -195,13 +195,6 @@ impl ControllerPort {
         self.pay();
     }
 
-    /// Tells which epochs have come into force, by the last one.
-    fn tell_committed(&mut self) {
-        if let Some(epoch) = self.committed.take() {
-            self.owe(Event::Committed(epoch));
-        }
-    }
-
     /// True if there is room for the answers to a burst of commits, and for an NF's failure or a read-back's end after them.
     fn may_owe(&self) -> bool {
         self.owed.len() + BURST + 2 < OWED
@@ -310,7 +303,7 @@ impl Forwarder {
         if budget > 0 {
             self.controller.rest = REST; // else more may wait
         }
-        self.controller.tell_committed();
+        self.tell_committed();
         self.continue_read_back();
         self.sweep();
         !is_due || budget < PER_POLL
@@ -322,7 +315,7 @@ impl Forwarder {
         let (mut begin, new) = (0, staged.len() - taken);
         let mut fetched = Fetched::nothing();
         if staged[new..].iter().any(|update| matches!(update, Some(Update::Commit(_)))) {
-            fetched = Fetched::new(&self.exact, new, &staged[new..]);
+            fetched.fetch(&self.exact, new, &staged[new..]);
         }
         for at in new..staged.len() {
             match &staged[at] {
@@ -408,13 +401,13 @@ impl Forwarder {
         let refusal = self.controller.refusal.take().or(too_large).or_else(|| self.lacks_room(batch));
         if let Some(reason) = refusal {
             self.account.counters.refused_batches.add(1);
-            self.controller.tell_committed();
+            self.tell_committed();
             return self.controller.owe(Event::Refused { epoch, reason });
         }
         for (at, burst) in batch.chunks(BURST).enumerate() {
             let first = first + at * BURST;
             if !fetched.has(first) {
-                *fetched = Fetched::new(&self.exact, first, burst); // it was taken before its commit
+                fetched.fetch(&self.exact, first, burst); // it was taken before its commit
             }
             for (at, update) in burst.iter().enumerate() {
                 if let Some(update) = update {
@@ -423,12 +416,22 @@ impl Forwarder {
             }
         }
         self.account.counters.update_batches.add(1);
-        self.account.counters.tag_rules.set(self.tags.len() as u64);
-        self.account.counters.epoch.set(epoch.0);
         self.controller.committed = Some(epoch);
     }
 
+    /// Tells which epochs have come into force, by the last one.
+    fn tell_committed(&mut self) {
+        if let Some(epoch) = self.controller.committed.take() {
+            self.account.counters.tag_rules.set(self.tags.len() as u64);
+            self.account.counters.epoch.set(epoch.0);
+            self.controller.owe(Event::Committed(epoch));
+        }
+    }
+
     fn lacks_room(&self, batch: &[Option<Update>]) -> Option<Refusal> {
+        if batch.len() <= self.exact.room().min(self.tags.room()) {
+            return None;
+        }
         let (mut exact, mut tags) = (0, 0);
         for update in batch.iter().flatten() {
             exact += usize::from(matches!(update, Update::InsertExact(_)));
@@ -456,16 +459,12 @@ impl Forwarder {
         batch.iter().flatten().filter(is_new).count()
     }
 
-    fn apply(&mut self, update: &Update, place: usize, fetched: &mut Fetched) {
-        match *update {
+    fn apply(&mut self, update: &Update, place: usize, fetched: &Fetched) {
+        match update {
             Update::InsertExact(ExactRule { key, action }) => {
-                let Some(flow) = fetched.flow(&self.exact, place, &key) else {
-                    fetched.note(&key);
-                    let state = FlowState::Active(action);
-                    let added = match fetched.probe(place) {
-                        Some(probe) => self.exact.add_probed(&key, probe, state, self.now_ns),
-                        None => self.exact.add(key, state, self.now_ns),
-                    };
+                let (flow, probe) = fetched.flow(&self.exact, place, key);
+                let Some(flow) = flow else {
+                    let added = self.exact.add_probed(key, &probe, FlowState::Active(*action), self.now_ns);
                     debug_assert!(added.is_some(), "room was checked for the whole batch");
                     return;
                 };
@@ -473,21 +472,21 @@ impl Forwarder {
                 // A rule that was learned while the controller was being asked stays: the flow has its way already.
                 if !self.exact.get_mut(flow).is_some_and(learned) {
                     self.audit_head(flow, action.path);
-                    self.activate(flow, action, false);
+                    self.activate(flow, *action, false);
                 }
             }
             Update::RemoveExact(key) => {
-                if let Some(flow) = fetched.flow(&self.exact, place, &key) {
+                if let (Some(flow), _) = fetched.flow(&self.exact, place, key) {
                     self.forget(flow, packet::DropReason::NoChain);
                 }
             }
-            Update::RejectFlow(key) => self.reject(&key),
+            Update::RejectFlow(key) => self.reject(key),
             Update::InsertTag(rule) => {
-                let inserted = self.tags.insert(rule);
+                let inserted = self.tags.insert(*rule);
                 debug_assert!(inserted, "room was checked for the whole batch");
             }
             Update::RemoveTag(key) => {
-                if let Some(action) = self.tags.remove(&key) {
+                if let Some(action) = self.tags.remove(key) {
                     self.account.release_rule(action.counter);
                 }
             }

@@ -7,11 +7,11 @@
 //!  byte 1..   the body of that kind (`wire`), packed, integers little-endian; the rest is neither written nor looked at
 //!
 //!  kind  update        body                      kind  event         body
-//!  0x01  InsertExact   key 45, action 61         0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
+//!  0x01  InsertExact   rule 58, or 106 (IPv6)    0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
 //!  0x02  RemoveExact   key 45                    0x82  FlowExpired   key 45, path 4, packets 8, bytes 8
 //!  0x03  RejectFlow    key 45                    0x83  Committed     epoch 8
 //!  0x04  InsertTag     key 9, action 56          0x84  Refused       epoch 8, reason 1
-//!  0x05  RemoveTag     key 9                     0x85  Exact         key 45, action 61, packets 8, bytes 8,
+//!  0x05  RemoveTag     key 9                     0x85  Exact         rule 106, packets 8, bytes 8,
 //!  0x06  Commit        epoch 8                                       idle_ms 4, learned 1
 //!  0x07  ReadBack      number 4                  0x86  TagInstalled  key 9, action 56
 //!  0x08  StartCapture  vport 2, snap 2           0x87  ReadBackDone  number 4
@@ -29,7 +29,7 @@
 
 mod wire;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::rules::{Epoch, Event, ExactRule, Refusal, TagRule, Update};
 use packet::{FlowKey, PathId, VportId};
@@ -125,6 +125,7 @@ impl Slot {
             (1 + size_of::<B>()).div_ceil(8)
         }
         match self.kind() {
+            kind::INSERT_EXACT if ExactBody::is_narrow(self.0[0]) => ExactBody::NARROW_WORDS,
             kind::INSERT_EXACT => words::<ExactBody>(),
             kind::REMOVE_EXACT | kind::REJECT_FLOW => words::<KeyBody>(),
             kind::COMMIT | kind::COMMITTED => words::<EpochBody>(),
@@ -135,10 +136,14 @@ impl Slot {
     }
 
     /// What follows the first byte.
-    fn body<B: FromBytes>(&self) -> B {
+    #[inline]
+    fn body<B: FromBytes + Immutable + KnownLayout + Unaligned>(&self) -> &B {
         const { assert!(size_of::<B>() < SLOT_BYTES, "the body does not fit behind the kind") };
-        let body = self.as_bytes().get(1..).unwrap_or(&[]);
-        B::read_from_prefix(body).map_or_else(|_| B::new_zeroed(), |(body, _)| body)
+        let Self(words) = self;
+        match B::ref_from_prefix(&words.as_bytes()[1..]) {
+            Ok((body, _)) => body,
+            Err(_) => unreachable!("it fits, see the assertion"),
+        }
     }
 
     fn put<B: IntoBytes + Immutable>(&mut self, kind: u8, body: B) {
@@ -212,6 +217,7 @@ impl Message for Update {
         }
     }
 
+    #[inline]
     fn decode(slot: &Slot) -> Result<Self, DecodeError> {
         Ok(match slot.kind() {
             kind::INSERT_EXACT => Self::InsertExact(ExactRule::try_from(slot.body::<ExactBody>())?),
@@ -222,7 +228,7 @@ impl Message for Update {
             kind::COMMIT => Self::Commit(Epoch(slot.body::<EpochBody>().epoch.get())),
             kind::READ_BACK => Self::ReadBack(slot.body::<NumberBody>().number.get()),
             kind::START_CAPTURE => {
-                let body: SnapBody = slot.body();
+                let body: &SnapBody = slot.body();
                 Self::StartCapture { vport: VportId(body.vport.get()), snap: body.snap.get() }
             }
             kind::STOP_CAPTURE => Self::StopCapture(VportId(slot.body::<VportBody>().vport.get())),
@@ -278,24 +284,24 @@ impl Message for Event {
     fn decode(slot: &Slot) -> Result<Self, DecodeError> {
         Ok(match slot.kind() {
             kind::FLOW_MISS => {
-                let body: MissBody = slot.body();
+                let body: &MissBody = slot.body();
                 let (length, received_ns) = (body.length.get(), body.received_ns.get());
-                Self::FlowMiss { key: body.key.try_into()?, tcp_flags: body.tcp_flags, length, received_ns }
+                Self::FlowMiss { key: (&body.key).try_into()?, tcp_flags: body.tcp_flags, length, received_ns }
             }
             kind::FLOW_EXPIRED => {
-                let body: ExpiredBody = slot.body();
+                let body: &ExpiredBody = slot.body();
                 let (packets, bytes) = (body.packets.get(), body.bytes.get());
-                Self::FlowExpired { key: body.key.try_into()?, path: PathId(body.path.get()), packets, bytes }
+                Self::FlowExpired { key: (&body.key).try_into()?, path: PathId(body.path.get()), packets, bytes }
             }
             kind::COMMITTED => Self::Committed(Epoch(slot.body::<EpochBody>().epoch.get())),
             kind::REFUSED => {
-                let body: RefusedBody = slot.body();
+                let body: &RefusedBody = slot.body();
                 Self::Refused { epoch: Epoch(body.epoch.get()), reason: Refusal::try_from(body)? }
             }
             kind::EXACT => {
-                let body: ExactEventBody = slot.body();
+                let body: &ExactEventBody = slot.body();
                 Self::Exact {
-                    rule: body.rule.try_into()?,
+                    rule: (&body.rule).try_into()?,
                     learned: wire::truth(body.learned)?,
                     packets: body.packets.get(),
                     bytes: body.bytes.get(),
@@ -306,14 +312,14 @@ impl Message for Event {
             kind::READ_BACK_DONE => Self::ReadBackDone(slot.body::<NumberBody>().number.get()),
             kind::NF_FAILED => Self::NfFailed(VportId(slot.body::<VportBody>().vport.get())),
             kind::FLOW_REWRITTEN => {
-                let body: RewrittenBody = slot.body();
-                let after = FlowKey::try_from(body.after)?;
-                Self::FlowRewritten { key: body.before.try_into()?, became: after.five_tuple }
+                let body: &RewrittenBody = slot.body();
+                let after = FlowKey::try_from(&body.after)?;
+                Self::FlowRewritten { key: (&body.before).try_into()?, became: after.five_tuple }
             }
             kind::AFFINITY_VIOLATION => {
-                let body: AffinityBody = slot.body();
+                let body: &AffinityBody = slot.body();
                 let (expected, found) = (PathId(body.expected.get()), PathId(body.found.get()));
-                Self::AffinityViolation { key: body.key.try_into()?, expected, found }
+                Self::AffinityViolation { key: (&body.key).try_into()?, expected, found }
             }
             unknown => return Err(DecodeError::UnknownKind(unknown)),
         })

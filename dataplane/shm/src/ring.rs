@@ -48,6 +48,12 @@ pub type DefaultMemory = std::sync::Arc<[AtomicU64]>;
 const HEAD: usize = 0;
 const TAIL: usize = 16;
 const SLOTS: usize = 32;
+/// Words of a cache line.
+#[cfg(not(loom))]
+const LINE_WORDS: usize = 8;
+/// As many as loom's message has, for it tries every order of them all.
+#[cfg(loom)]
+const LINE_WORDS: usize = 2;
 
 /// Words of a ring of `capacity` slots of `slot_words` each, indices included.
 pub const fn ring_words(capacity: usize, slot_words: usize) -> usize {
@@ -356,10 +362,10 @@ fn store<T: Message>(message: &T, words: &[AtomicU64]) {
     }
 }
 
-/// A slot's two lines are on their way into the cache, from the other side's.
+/// A slot's first line is on its way into the cache, from the other side's; most messages have no other.
 fn fetch(words: &[AtomicU64]) {
     #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
-    for word in words.iter().step_by(SLOT_WORDS / 2) {
+    if let Some(word) = words.first() {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch is a hint; it has no effect on memory and faults on no address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast()) };
@@ -368,14 +374,22 @@ fn fetch(words: &[AtomicU64]) {
     let _ = words;
 }
 
-/// Each word is read once; how many there are, the private copy of the first one tells.
+/// Each word is read once; which ones there are, the private copy of the first one tells. Whole lines are read, so that how many
+/// words need not be counted.
+#[inline]
 fn load<T: Message>(words: &[AtomicU64]) -> Result<T, DecodeError> {
     let mut slot = Slot::ZERO;
-    let Some((first, rest)) = words.split_first() else { return T::decode(&slot) };
-    slot.words_mut()[0] = first.load(Ordering::Relaxed);
-    let used = T::words_used(&slot);
-    for (value, word) in slot.words_mut()[1..used].iter_mut().zip(rest) {
-        *value = word.load(Ordering::Relaxed);
+    let Some(words) = words.first_chunk::<SLOT_WORDS>() else { return T::decode(&slot) };
+    let copy = slot.words_mut();
+    copy[0] = words[0].load(Ordering::Relaxed);
+    for at in 1..LINE_WORDS {
+        copy[at] = words[at].load(Ordering::Relaxed);
+    }
+    if T::words_used(&slot) > LINE_WORDS {
+        let copy = slot.words_mut();
+        for at in LINE_WORDS..SLOT_WORDS {
+            copy[at] = words[at].load(Ordering::Relaxed);
+        }
     }
     T::decode(&slot)
 }

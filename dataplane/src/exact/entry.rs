@@ -105,10 +105,12 @@ impl Rule {
 }
 
 impl FlowEntry {
-    /// A new flow. `born` is the table's count of flows so far.
-    pub(super) fn new(image: KeyImage, state: &FlowState, actions: &mut Actions, now_ns: u64, born: u64) -> Self {
+    /// A new flow where there is none. `born` is the table's count of flows so far.
+    #[inline]
+    pub(super) fn begin(&mut self, image: KeyImage, state: &FlowState, actions: &mut Actions, now_ns: u64, born: u64) {
         let KeyImage { addresses, ports, rest } = image;
-        Self {
+        let rule = Rule::of(state, actions);
+        *self = Self {
             last_ns: now_ns,
             packets: 0,
             bytes: 0,
@@ -118,11 +120,11 @@ impl FlowEntry {
             flags_seen: 0,
             is_used: false,
             rest,
-            rule: Rule::of(state, actions),
+            rule,
             addresses,
             ports,
             born,
-        }
+        };
     }
 
     /// Makes the entry vacant and hands its parked packets over.

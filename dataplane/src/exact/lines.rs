@@ -202,14 +202,18 @@ impl Lines {
 
     /// Adds a key that is not in the index and was probed.
     pub fn insert_probed(&mut self, probe: &Probe, position: u32) {
+        let home = &mut self.lines[probe.home as usize];
+        match home.vacant() {
+            Some(slot) => home.put(slot, probe, position),
+            None => self.insert_elsewhere(probe, position),
+        }
+    }
+
+    /// Adds a key whose home is full.
+    #[cold]
+    fn insert_elsewhere(&mut self, probe: &Probe, position: u32) {
         let (home, other) = (probe.home as usize, self.other(probe));
-        let reached = if self.lines[home].vacant().is_some() {
-            Some(home)
-        } else if self.lines[other].vacant().is_some() {
-            Some(other)
-        } else {
-            self.make_room(home, other)
-        };
+        let reached = if self.lines[other].vacant().is_some() { Some(other) } else { self.make_room(home, other) };
         if reached != Some(home) {
             self.lines[home].add_stray();
         }
