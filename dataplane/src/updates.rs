@@ -8,6 +8,7 @@
 //! poll the last one is told, and what is said changes hands when it is some, or at the end of the poll.
 
 mod fetched;
+mod staged;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use dpdk::BURST;
-use packet::VportId;
+use packet::{FlowKey, VportId};
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
@@ -23,8 +24,9 @@ use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
 use self::fetched::Fetched;
+use self::staged::Staged;
 use crate::account::Account;
-use crate::exact::{FlowMut, FlowRef, FlowState};
+use crate::exact::{ExactTable, FlowMut, FlowRef, FlowState, HELD, HeldAction};
 use crate::forwarder::Forwarder;
 use crate::outlets::RingConsumer;
 use crate::topology::Topology;
@@ -33,6 +35,7 @@ use crate::topology::Topology;
 pub const PER_POLL: usize = 64;
 /// Messages between two commits.
 pub const BATCH: usize = 8_192;
+const _: () = assert!(BATCH + BURST <= HELD, "each message may be a rule whose action is held");
 /// Polls without a look at the update ring after one that has emptied it, under full load. A look costs the lines of memory that the
 /// controller has just written, however few messages are in them; a rule waits for as many bursts longer, some 10 µs.
 const REST: u8 = 7;
@@ -110,8 +113,8 @@ pub struct Slot {
 pub struct ControllerPort {
     mailbox: Arc<Mailbox>,
     rings: Option<Rings>,
-    /// What was taken since the last commit; none where a message made no sense.
-    staged: Vec<Option<Update>>,
+    /// What was taken since the last commit.
+    staged: Vec<Staged>,
     refusal: Option<Refusal>,
     /// The last epoch that has come into force and was not told.
     committed: Option<Epoch>,
@@ -257,9 +260,9 @@ impl ControllerPort {
     }
 
     /// Takes up to a burst of updates; how many.
-    fn take_updates(&mut self, budget: usize) -> usize {
+    fn take_updates(&mut self, budget: usize, table: &mut ExactTable) -> usize {
         let Self { rings: Some(rings), staged, .. } = self else { return 0 };
-        let taken = rings.updates.pop_batch(budget.min(BURST), |update| staged.push(update.ok()));
+        let taken = rings.updates.pop_slots(budget.min(BURST), |slot| Staged::read(slot, table, staged));
         if taken.is_err() {
             self.rings = None;
         }
@@ -267,15 +270,10 @@ impl ControllerPort {
     }
 }
 
-fn names_known_vports(update: &Update, topology: &Topology) -> bool {
-    let known = |next: Next| match next {
+fn is_known(next: Next, topology: &Topology) -> bool {
+    match next {
         Next::Vport(vport) => topology.place(vport).is_some(),
         Next::Tunnel { .. } => topology.place(VportId::TUNNEL).is_some(),
-    };
-    match update {
-        Update::InsertExact(rule) => known(rule.action.next),
-        Update::InsertTag(rule) => known(rule.action.next),
-        _ => true,
     }
 }
 
@@ -293,7 +291,7 @@ impl Forwarder {
         let is_due = self.controller.is_due(self.is_under_full_load());
         let mut budget = if is_due { PER_POLL } else { 0 };
         while budget > 0 && self.controller.may_owe() {
-            let taken = self.controller.take_updates(budget);
+            let taken = self.controller.take_updates(budget, &mut self.exact);
             if taken == 0 {
                 break;
             }
@@ -314,19 +312,23 @@ impl Forwarder {
         let mut staged = std::mem::take(&mut self.controller.staged);
         let (mut begin, new) = (0, staged.len() - taken);
         let mut fetched = Fetched::nothing();
-        if staged[new..].iter().any(|update| matches!(update, Some(Update::Commit(_)))) {
+        if staged[new..].iter().any(|update| matches!(update, Staged::Commit(_))) {
             fetched.fetch(&self.exact, new, &staged[new..]);
         }
         for at in new..staged.len() {
             match &staged[at] {
-                Some(Update::Commit(epoch)) => {
+                Staged::Commit(epoch) => {
                     self.commit(*epoch, (begin, &staged[begin..at]), &mut fetched);
                     begin = at + 1;
                 }
-                Some(update) if self.obey(update) => begin += usize::from(begin == at), // it is of no batch
-                Some(update) if names_known_vports(update, &self.topology) => {}
-                Some(_) => self.controller.refusal = Some(Refusal::NoSuchVport),
-                None => {
+                Staged::InsertExact(_, action) if is_known(self.exact.held(*action).next, &self.topology) => {}
+                Staged::Update(Update::InsertTag(rule)) if is_known(rule.action.next, &self.topology) => {}
+                Staged::InsertExact(..) | Staged::Update(Update::InsertTag(_)) => {
+                    self.controller.refusal = Some(Refusal::NoSuchVport);
+                }
+                Staged::Update(update) if self.obey(update) => begin += usize::from(begin == at), // it is of no batch
+                Staged::RemoveExact(_) | Staged::Update(_) => {}
+                Staged::Malformed => {
                     self.account.counters.malformed_updates.add(1);
                     self.controller.refusal = Some(Refusal::Malformed);
                 }
@@ -335,9 +337,21 @@ impl Forwarder {
         staged.drain(..begin);
         if staged.len() > BATCH {
             self.controller.refusal = Some(Refusal::BatchTooLarge);
+            self.drop_staged(&staged[BATCH..]);
             staged.truncate(BATCH);
         }
+        let holds = |update: &&Staged| matches!(update, Staged::InsertExact(..));
+        debug_assert_eq!(self.exact.waiting(), staged.iter().filter(holds).count(), "an action is held for no rule");
         self.controller.staged = staged;
+    }
+
+    /// These are not put in force.
+    fn drop_staged(&mut self, updates: &[Staged]) {
+        for update in updates {
+            if let Staged::InsertExact(_, action) = update {
+                self.exact.let_go(*action);
+            }
+        }
     }
 
     /// Does what is not a rule; false for a rule, which waits for its commit.
@@ -384,7 +398,10 @@ impl Forwarder {
         let LcoreLink { updates, events, captures, doorbell } = link;
         self.account.attach(captures);
         self.controller.rings = Some(Rings { updates, events, doorbell });
-        self.controller.staged.clear();
+        let mut staged = std::mem::take(&mut self.controller.staged);
+        self.drop_staged(&staged);
+        staged.clear();
+        self.controller.staged = staged;
         self.controller.refusal = None;
         self.controller.committed = None;
         self.controller.owed.clear();
@@ -396,12 +413,13 @@ impl Forwarder {
     }
 
     /// Puts a batch in force, the first update of which has this place.
-    fn commit(&mut self, epoch: Epoch, (first, batch): (usize, &[Option<Update>]), fetched: &mut Fetched) {
+    fn commit(&mut self, epoch: Epoch, (first, batch): (usize, &[Staged]), fetched: &mut Fetched) {
         let too_large = (batch.len() > BATCH).then_some(Refusal::BatchTooLarge);
         let refusal = self.controller.refusal.take().or(too_large).or_else(|| self.lacks_room(batch));
         if let Some(reason) = refusal {
             self.account.counters.refused_batches.add(1);
             self.tell_committed();
+            self.drop_staged(batch);
             return self.controller.owe(Event::Refused { epoch, reason });
         }
         for (at, burst) in batch.chunks(BURST).enumerate() {
@@ -410,9 +428,7 @@ impl Forwarder {
                 fetched.fetch(&self.exact, first, burst); // it was taken before its commit
             }
             for (at, update) in burst.iter().enumerate() {
-                if let Some(update) = update {
-                    self.apply(update, first + at, fetched);
-                }
+                self.apply(update, first + at, fetched);
             }
         }
         self.account.counters.update_batches.add(1);
@@ -428,14 +444,14 @@ impl Forwarder {
         }
     }
 
-    fn lacks_room(&self, batch: &[Option<Update>]) -> Option<Refusal> {
+    fn lacks_room(&self, batch: &[Staged]) -> Option<Refusal> {
         if batch.len() <= self.exact.room().min(self.tags.room()) {
             return None;
         }
         let (mut exact, mut tags) = (0, 0);
-        for update in batch.iter().flatten() {
-            exact += usize::from(matches!(update, Update::InsertExact(_)));
-            tags += usize::from(matches!(update, Update::InsertTag(_)));
+        for update in batch {
+            exact += usize::from(matches!(update, Staged::InsertExact(..)));
+            tags += usize::from(matches!(update, Staged::Update(Update::InsertTag(_))));
         }
         // Rules that replace others need no room; which those are is looked up only where it matters.
         if exact > self.exact.room() && self.new_flows(batch) > self.exact.room() {
@@ -447,39 +463,32 @@ impl Forwarder {
         }
     }
 
-    fn new_flows(&self, batch: &[Option<Update>]) -> usize {
-        let is_new =
-            |update: &&Update| matches!(update, Update::InsertExact(rule) if self.exact.find(&rule.key).is_none());
-        batch.iter().flatten().filter(is_new).count()
+    fn new_flows(&self, batch: &[Staged]) -> usize {
+        let is_new = |update: &&Staged| matches!(update, Staged::InsertExact(key, _) if self.exact.find(key).is_none());
+        batch.iter().filter(is_new).count()
     }
 
-    fn new_hops(&self, batch: &[Option<Update>]) -> usize {
-        let is_new =
-            |update: &&Update| matches!(update, Update::InsertTag(rule) if self.tags.find(&rule.key).is_none());
-        batch.iter().flatten().filter(is_new).count()
+    fn new_hops(&self, batch: &[Staged]) -> usize {
+        let is_new = |update: &&Staged| match update {
+            Staged::Update(Update::InsertTag(rule)) => self.tags.find(&rule.key).is_none(),
+            _ => false,
+        };
+        batch.iter().filter(is_new).count()
     }
 
-    fn apply(&mut self, update: &Update, place: usize, fetched: &Fetched) {
-        match update {
-            Update::InsertExact(ExactRule { key, action }) => {
-                let (flow, probe) = fetched.flow(&self.exact, place, key);
-                let Some(flow) = flow else {
-                    let added = self.exact.add_probed(key, &probe, FlowState::Active(*action), self.now_ns);
-                    debug_assert!(added.is_some(), "room was checked for the whole batch");
-                    return;
-                };
-                let learned = |entry: FlowMut<'_>| entry.learned && entry.is_active();
-                // A rule that was learned while the controller was being asked stays: the flow has its way already.
-                if !self.exact.get_mut(flow).is_some_and(learned) {
-                    self.audit_head(flow, action.path);
-                    self.activate(flow, *action, false);
-                }
-            }
-            Update::RemoveExact(key) => {
-                if let (Some(flow), _) = fetched.flow(&self.exact, place, key) {
+    fn apply(&mut self, update: &Staged, place: usize, fetched: &Fetched) {
+        let update = match update {
+            Staged::InsertExact(key, action) => return self.insert(key, *action, place, fetched),
+            Staged::RemoveExact(key) => {
+                if let Some(flow) = fetched.flow(&self.exact, place, key) {
                     self.forget(flow, packet::DropReason::NoChain);
                 }
+                return;
             }
+            Staged::Update(update) => update,
+            Staged::Commit(_) | Staged::Malformed => return,
+        };
+        match update {
             Update::RejectFlow(key) => self.reject(key),
             Update::InsertTag(rule) => {
                 let inserted = self.tags.insert(*rule);
@@ -490,8 +499,29 @@ impl Forwarder {
                     self.account.release_rule(action.counter);
                 }
             }
-            Update::Commit(_) | Update::ReadBack(_) | Update::StartCapture { .. } | Update::StopCapture(_) => {}
+            _ => {} // of no batch, or staged in another way
         }
+    }
+
+    /// Puts an exact rule in force.
+    #[inline]
+    fn insert(&mut self, key: &FlowKey, held: HeldAction, place: usize, fetched: &Fetched) {
+        let Some(flow) = fetched.flow(&self.exact, place, key) else {
+            let added = match fetched.probe(place) {
+                Some(probe) => self.exact.add_held(key, probe, held, self.now_ns),
+                None => self.exact.add_held(key, &self.exact.probe_key(key), held, self.now_ns),
+            };
+            debug_assert!(added.is_some(), "room was checked for the whole batch");
+            return;
+        };
+        let learned = |entry: FlowMut<'_>| entry.learned && entry.is_active();
+        // A rule that was learned while the controller was being asked stays: the flow has its way already.
+        if !self.exact.get_mut(flow).is_some_and(learned) {
+            let action = *self.exact.held(held);
+            self.audit_head(flow, action.path);
+            self.activate(flow, action, false);
+        }
+        self.exact.let_go(held);
     }
 
     /// Sends a piece of what is installed, and leaves room in the ring for what is owed.

@@ -31,7 +31,7 @@ mod wire;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::rules::{Epoch, Event, ExactRule, Refusal, TagRule, Update};
+use crate::rules::{Epoch, Event, ExactAction, ExactRule, Refusal, TagRule, Update};
 use packet::{FlowKey, PathId, VportId};
 
 use wire::{
@@ -116,7 +116,8 @@ impl Slot {
 
     /// The first byte.
     fn kind(&self) -> u8 {
-        self.as_bytes().first().copied().unwrap_or(0)
+        let [kind, ..] = self.0[0].to_ne_bytes();
+        kind
     }
 
     /// Words that a message of this slot's kind takes, which the first word tells. Most messages take one cache line.
@@ -152,6 +153,73 @@ impl Slot {
             *first = kind;
             // It fits, see the assertion.
             let _ = body.write_to_prefix(rest);
+        }
+    }
+}
+
+/// The action of an exact rule as it came, unchecked: those of equal words are equal actions, so that each need be read only once.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedAction([u64; wire::ACTION_WORDS]);
+
+impl PackedAction {
+    /// None: no tag is 0.
+    pub const NONE: Self = Self([0; wire::ACTION_WORDS]);
+
+    #[inline]
+    fn of(slot: &Slot) -> Self {
+        Self(wire::ACTION.map(|(word, bits)| slot.0[word] & bits))
+    }
+
+    /// Reads it.
+    pub fn unpack(&self) -> Result<ExactAction, DecodeError> {
+        let mut slot = Slot::ZERO;
+        for (&(word, _), &value) in wire::ACTION.iter().zip(&self.0) {
+            slot.0[word] = value;
+        }
+        slot.body::<ExactBody>().action()
+    }
+
+    /// Eight bits in which different actions differ as a rule.
+    #[inline]
+    pub fn spread(&self) -> u8 {
+        let mixed = self.0.iter().fold(0, |mixed, word| mixed ^ word);
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+    }
+}
+
+impl PartialEq for PackedAction {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).fold(0, |differ, (one, other)| differ | (one ^ other)) == 0
+    }
+}
+
+impl Eq for PackedAction {}
+
+/// An update as a lcore takes it: [`Update`], but for the action of most exact rules, which is not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incoming {
+    /// [`Update::InsertExact`], where all addresses are of IPv4.
+    InsertExact(FlowKey, PackedAction),
+    /// [`Update::RemoveExact`].
+    RemoveExact(FlowKey),
+    /// [`Update::Commit`].
+    Commit(Epoch),
+    /// Any other.
+    Update(Update),
+}
+
+impl Incoming {
+    /// Reads a slot that anybody may have written, but for a packed action.
+    #[inline(always)]
+    pub fn read(slot: &Slot) -> Result<Self, DecodeError> {
+        match slot.kind() {
+            kind::INSERT_EXACT if ExactBody::is_narrow(slot.0[0]) => {
+                Ok(Self::InsertExact(slot.body::<ExactBody>().key()?, PackedAction::of(slot)))
+            }
+            kind::REMOVE_EXACT => Ok(Self::RemoveExact(slot.body::<KeyBody>().try_into()?)),
+            kind::COMMIT => Ok(Self::Commit(Epoch(slot.body::<EpochBody>().epoch.get()))),
+            _ => Ok(Self::Update(Update::decode(slot)?)),
         }
     }
 }
@@ -217,7 +285,6 @@ impl Message for Update {
         }
     }
 
-    #[inline]
     fn decode(slot: &Slot) -> Result<Self, DecodeError> {
         Ok(match slot.kind() {
             kind::INSERT_EXACT => Self::InsertExact(ExactRule::try_from(slot.body::<ExactBody>())?),

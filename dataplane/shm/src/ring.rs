@@ -313,18 +313,24 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
         if self.side.filled(1)? == 0 {
             return Ok(None);
         }
-        let message = load(self.side.slot(0));
+        let slot = load::<T>(self.side.slot(0));
         self.side.release(1);
-        Ok(Some(message?))
+        Ok(Some(T::decode(&slot)?))
     }
 
     /// Receives up to `max` messages in order, gives their slots back at once, and returns how many there were. A malformed
     /// one is given as its error in its place.
     pub fn pop_batch(&mut self, max: usize, mut take: impl FnMut(Result<T, DecodeError>)) -> Result<usize, RingError> {
+        self.pop_slots(max, |slot| take(T::decode(slot)))
+    }
+
+    /// The same, but each message is given as a private copy of its slot, for who reads it in a way of its own.
+    #[inline]
+    pub fn pop_slots(&mut self, max: usize, mut take: impl FnMut(&Slot)) -> Result<usize, RingError> {
         let count = self.side.filled(max as u64)?.min(max as u64);
         (0..count).for_each(|ahead| fetch(self.side.slot(ahead)));
         for ahead in 0..count {
-            take(load(self.side.slot(ahead)));
+            take(&load::<T>(self.side.slot(ahead)));
         }
         if count > 0 {
             self.side.release(count);
@@ -374,24 +380,28 @@ fn fetch(words: &[AtomicU64]) {
     let _ = words;
 }
 
-/// Each word is read once; which ones there are, the private copy of the first one tells. Whole lines are read, so that how many
-/// words need not be counted.
+/// A private copy of a slot. Each word is read once; which ones there are, the copy of the first one tells. Whole lines are read, so
+/// that how many words need not be counted.
 #[inline]
-fn load<T: Message>(words: &[AtomicU64]) -> Result<T, DecodeError> {
+fn load<T: Message>(words: &[AtomicU64]) -> Slot {
     let mut slot = Slot::ZERO;
-    let Some(words) = words.first_chunk::<SLOT_WORDS>() else { return T::decode(&slot) };
+    let Some(words) = words.first_chunk::<SLOT_WORDS>() else { return slot };
     let copy = slot.words_mut();
-    copy[0] = words[0].load(Ordering::Relaxed);
-    for at in 1..LINE_WORDS {
+    for at in 0..LINE_WORDS {
         copy[at] = words[at].load(Ordering::Relaxed);
     }
     if T::words_used(&slot) > LINE_WORDS {
-        let copy = slot.words_mut();
-        for at in LINE_WORDS..SLOT_WORDS {
-            copy[at] = words[at].load(Ordering::Relaxed);
-        }
+        load_rest(&mut slot, words);
     }
-    T::decode(&slot)
+    slot
+}
+
+/// What lies behind a slot's first line.
+#[inline(never)]
+fn load_rest(slot: &mut Slot, words: &[AtomicU64; SLOT_WORDS]) {
+    for (value, word) in slot.words_mut().iter_mut().zip(words).skip(LINE_WORDS) {
+        *value = word.load(Ordering::Relaxed);
+    }
 }
 
 #[cfg(all(test, loom))]

@@ -3,12 +3,18 @@
 //! On the packet's path: the head reads the action of the flow's entry here. There are about as many as heads of paths, so they
 //! stay in the nearest cache, and an entry names its own in 4 bytes.
 //!
-//! Invariants: an action is here exactly while a flow follows it; there is room for one per flow and one more, so taking one in
-//! never fails and allocates nothing.
+//! Rules come with their actions packed, and as few of them: what a packed one says is read once and remembered.
+//!
+//! Invariants: an action is here exactly while a flow follows it, or a rule is about to; there is room for one per flow, one per rule
+//! that waits for its commit, and one more, so taking one in never fails and allocates nothing.
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use shm::message::{DecodeError, PackedAction};
 use shm::rules::ExactAction;
+
+/// Packed actions that are remembered.
+const REMEMBERED: usize = u8::MAX as usize + 1;
 
 /// The actions in force.
 #[derive(Debug)]
@@ -21,6 +27,17 @@ pub struct Actions {
     hasher: RandomState,
     /// How often a number was given to another action than before.
     renumbered: u64,
+    /// Each at the place that its words say.
+    remembered: Box<[Remembered; REMEMBERED]>,
+}
+
+/// What a packed action was found to be.
+#[derive(Debug, Clone, Copy)]
+struct Remembered {
+    packed: PackedAction,
+    number: u32,
+    /// What `renumbered` was then.
+    renumbered: u64,
 }
 
 #[derive(Debug)]
@@ -30,8 +47,9 @@ struct Followed {
 }
 
 impl Actions {
-    /// None yet, with room for those of this many flows.
+    /// None yet, with room for those of this many flows and rules that wait.
     pub fn new(flows: usize) -> Self {
+        let nothing = Remembered { packed: PackedAction::NONE, number: u32::MAX, renumbered: 0 };
         let capacity = flows + 1; // a flow follows its new action before it leaves the old one
         Self {
             followed: Vec::with_capacity(capacity),
@@ -40,12 +58,36 @@ impl Actions {
             index: HashTable::with_capacity(capacity * 2), // twice, so that removals never make it grow
             hasher: RandomState::new(),
             renumbered: 0,
+            remembered: Box::new([nothing; REMEMBERED]),
         }
+    }
+
+    /// The number of a packed action that one flow more follows.
+    #[inline]
+    pub fn follow_packed(&mut self, packed: &PackedAction) -> Result<u32, DecodeError> {
+        let known = &self.remembered[usize::from(packed.spread())];
+        if known.packed == *packed
+            && known.renumbered == self.renumbered
+            && let Some(followed) = self.followed.get_mut(known.number as usize)
+            && followed.flows > 0
+        {
+            followed.flows += 1;
+            return Ok(known.number);
+        }
+        self.remember(packed)
+    }
+
+    #[cold]
+    fn remember(&mut self, packed: &PackedAction) -> Result<u32, DecodeError> {
+        let number = self.follow(&packed.unpack()?);
+        self.remembered[usize::from(packed.spread())] =
+            Remembered { packed: *packed, number, renumbered: self.renumbered };
+        Ok(number)
     }
 
     /// The number of an action that one flow more follows.
     pub fn follow(&mut self, action: &ExactAction) -> u32 {
-        let Self { followed, free, latest, index, hasher, renumbered } = self;
+        let Self { followed, free, latest, index, hasher, renumbered, .. } = self;
         if let Some(known) = followed.get_mut(*latest as usize)
             && known.flows > 0
             && known.action == *action

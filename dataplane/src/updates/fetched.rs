@@ -7,7 +7,9 @@
 use arrayvec::ArrayVec;
 use dpdk::BURST;
 use packet::FlowKey;
-use shm::rules::{ExactRule, Update};
+use shm::rules::Update;
+
+use super::staged::Staged;
 
 use crate::exact::{ExactTable, FlowHandle, Found, Probe};
 
@@ -27,13 +29,13 @@ impl Fetched {
     }
 
     /// Looks the flows of a burst of updates up, the first of which has this place.
-    pub fn fetch(&mut self, table: &ExactTable, from: usize, burst: &[Option<Update>]) {
+    pub fn fetch(&mut self, table: &ExactTable, from: usize, burst: &[Staged]) {
         let burst = &burst[..burst.len().min(BURST)];
         self.from = from;
         self.probes.clear();
         let mut come = 0;
         for update in burst {
-            come += usize::from(matches!(update, Some(Update::InsertExact(_))));
+            come += usize::from(matches!(update, Staged::InsertExact(..)));
             self.probes.push(key(update).map_or(Probe::NOTHING, |key| table.probe_key(key)));
         }
         table.expect(come);
@@ -45,29 +47,31 @@ impl Fetched {
         (self.from..self.from + self.probes.len()).contains(&place)
     }
 
-    /// The flow of this key, which the update at this place names, and the key as it was probed.
+    /// The flow of this key, which the update at this place names.
     #[inline]
-    pub fn flow(&self, table: &ExactTable, place: usize, key: &FlowKey) -> (Option<FlowHandle>, Probe) {
-        let Some(probe) = self.probes.get(place.wrapping_sub(self.from)) else {
-            return (table.find(key), table.probe_key(key));
-        };
+    pub fn flow(&self, table: &ExactTable, place: usize, key: &FlowKey) -> Option<FlowHandle> {
+        let Some(probe) = self.probe(place) else { return table.find(key) };
         let flow = match self.found.flow(probe) {
             Some(flow) if table.get(flow).is_some() => Some(flow),
             None if !probe.is_v6() => table.find_since(self.found, probe),
             _ => table.find(key),
         };
         debug_assert_eq!(flow, table.find(key), "what was found is not true any more");
-        (flow, *probe)
+        flow
+    }
+
+    /// The key that the update at this place names, as it was probed.
+    #[inline]
+    pub fn probe(&self, place: usize) -> Option<&Probe> {
+        self.probes.get(place.wrapping_sub(self.from))
     }
 }
 
 /// The key that an update names.
 #[inline]
-const fn key(update: &Option<Update>) -> Option<&FlowKey> {
+const fn key(update: &Staged) -> Option<&FlowKey> {
     match update {
-        Some(Update::InsertExact(ExactRule { key, .. }) | Update::RemoveExact(key) | Update::RejectFlow(key)) => {
-            Some(key)
-        }
+        Staged::InsertExact(key, _) | Staged::RemoveExact(key) | Staged::Update(Update::RejectFlow(key)) => Some(key),
         _ => None,
     }
 }

@@ -181,10 +181,10 @@ impl TryFrom<&DeliveryBody> for Delivery {
 #[repr(C)]
 pub(super) struct ExactBody {
     protocol: u8,
-    tag: u8,
-    direction: u8,
     /// 4 or 6, where there is an address: the first word of a slot tells how much of it is in use.
     families: Families,
+    tag: u8,
+    direction: u8,
     source: [u8; 4],
     destination: [u8; 4],
     source_port: U16,
@@ -238,13 +238,25 @@ impl ExactBody {
     #[inline]
     pub(super) fn is_narrow(first_word: u64) -> bool {
         // Of the families that there are, 6 has this bit and 4 has not.
-        const WIDE: [u8; 8] = [0, 0, 0, 0, 2, 2, 2, 2];
+        const WIDE: [u8; 8] = [0, 0, 2, 2, 2, 2, 0, 0];
         first_word & u64::from_ne_bytes(WIDE) == 0
     }
 }
 
+/// Words of a slot that say the action of a rule with IPv4 addresses alone.
+pub(super) const ACTION_WORDS: usize = 6;
+/// Which ones these are, and their bits that do not say which flow.
+pub(super) const ACTION: [(usize, u64); ACTION_WORDS] = [
+    (0, u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])),
+    (3, u64::from_ne_bytes([0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])),
+    (4, u64::MAX),
+    (5, u64::MAX),
+    (6, u64::MAX),
+    (7, u64::from_ne_bytes([0xff, 0xff, 0xff, 0, 0, 0, 0, 0])),
+];
+
 const _: () = assert!(ExactBody::NARROW_WORDS == 8 && size_of::<ExactBody>() == 106);
-const _: () = assert!(1 + std::mem::offset_of!(ExactBody, families) == 4);
+const _: () = assert!(1 + std::mem::offset_of!(ExactBody, families) == 2);
 
 /// An address in two parts, and its family.
 type Parts = ([u8; 4], [u8; 12], u8);
@@ -327,35 +339,43 @@ impl From<&ExactRule> for ExactBody {
 
 impl TryFrom<&ExactBody> for ExactRule {
     type Error = DecodeError;
-    #[inline]
     fn try_from(body: &ExactBody) -> Result<Self, DecodeError> {
-        let (families, rest) = (&body.families, &body.rest);
-        let source = address((&body.source, &rest.source, families.source))?;
-        let destination = address((&body.destination, &rest.destination, families.destination))?;
-        if families.source != families.destination {
-            return Err(DecodeError::MixedFamilies);
-        }
-        let (source_port, destination_port) = (body.source_port.get(), body.destination_port.get());
-        let five_tuple = FiveTuple { source, destination, source_port, destination_port, protocol: body.protocol };
-        let action = ExactAction {
-            vni: vni(body.vni)?,
-            tag: tag(body.tag)?,
-            direction: direction(body.direction)?,
-            next: next(body.next_kind, body.next_vport, || address((&body.vtep, &rest.vtep, families.vtep)))?,
-            delivery: match body.delivery {
-                0 => Delivery::None,
-                1 => Delivery::Learn(body.reverse_head()?),
-                2 => Delivery::Refresh,
-                kind => return Err(DecodeError::Delivery(kind)),
-            },
-            path: PathId(body.path.get()),
-            path_mtu: body.path_mtu.get(),
-        };
-        Ok(Self { key: FlowKey { vport: VportId(body.vport.get()), vni: vni(body.key_vni)?, five_tuple }, action })
+        Ok(Self { key: body.key()?, action: body.action()? })
     }
 }
 
 impl ExactBody {
+    #[inline]
+    pub(super) fn key(&self) -> Result<FlowKey, DecodeError> {
+        let Self { families, rest, source_port, destination_port, protocol, .. } = self;
+        let source = address((&self.source, &rest.source, families.source))?;
+        let destination = address((&self.destination, &rest.destination, families.destination))?;
+        if families.source != families.destination {
+            return Err(DecodeError::MixedFamilies);
+        }
+        let (source_port, destination_port) = (source_port.get(), destination_port.get());
+        let five_tuple = FiveTuple { source, destination, source_port, destination_port, protocol: *protocol };
+        Ok(FlowKey { vport: VportId(self.vport.get()), vni: vni(self.key_vni)?, five_tuple })
+    }
+
+    pub(super) fn action(&self) -> Result<ExactAction, DecodeError> {
+        let vtep = || address((&self.vtep, &self.rest.vtep, self.families.vtep));
+        Ok(ExactAction {
+            vni: vni(self.vni)?,
+            tag: tag(self.tag)?,
+            direction: direction(self.direction)?,
+            next: next(self.next_kind, self.next_vport, vtep)?,
+            delivery: match self.delivery {
+                0 => Delivery::None,
+                1 => Delivery::Learn(self.reverse_head()?),
+                2 => Delivery::Refresh,
+                kind => return Err(DecodeError::Delivery(kind)),
+            },
+            path: PathId(self.path.get()),
+            path_mtu: self.path_mtu.get(),
+        })
+    }
+
     fn reverse_head(&self) -> Result<ReverseHead, DecodeError> {
         let vtep = || address((&self.learn_vtep, &self.rest.learn_vtep, self.families.learn_vtep));
         Ok(ReverseHead {
