@@ -397,9 +397,15 @@ impl ExactTable {
 
     /// Takes a flow out and returns its list of parked packets, which the caller must end.
     pub fn remove(&mut self, handle: FlowHandle) -> Option<ParkedFlow> {
+        let image = self.entries.get(handle.position())?.image();
+        self.remove_probed(handle, &self.lines.probe_later(image))
+    }
+
+    /// The same for a flow whose key was probed.
+    pub fn remove_probed(&mut self, handle: FlowHandle, probe: &Probe) -> Option<ParkedFlow> {
         let position = handle.position();
         let entry = self.entries.get_mut(position).filter(|entry| entry.was_there(handle.flows))?;
-        self.lines.remove(&entry.image(), position as u32);
+        self.lines.remove_probed(probe, position as u32);
         self.free.push(position as u32);
         Some(entry.end(&mut self.actions))
     }

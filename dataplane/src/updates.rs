@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use dpdk::BURST;
-use packet::{FlowKey, VportId};
+use packet::{DropReason, FlowKey, VportId};
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
@@ -479,12 +479,7 @@ impl Forwarder {
     fn apply(&mut self, update: &Staged, place: usize, fetched: &Fetched) {
         let update = match update {
             Staged::InsertExact(key, action) => return self.insert(key, *action, place, fetched),
-            Staged::RemoveExact(key) => {
-                if let Some(flow) = fetched.flow(&self.exact, place, key) {
-                    self.forget(flow, packet::DropReason::NoChain);
-                }
-                return;
-            }
+            Staged::RemoveExact(key) => return self.remove(key, place, fetched),
             Staged::Update(update) => update,
             Staged::Commit(_) | Staged::Malformed => return,
         };
@@ -500,6 +495,19 @@ impl Forwarder {
                 }
             }
             _ => {} // of no batch, or staged in another way
+        }
+    }
+
+    /// Takes an exact rule out of force.
+    #[inline]
+    fn remove(&mut self, key: &FlowKey, place: usize, fetched: &Fetched) {
+        let Some(flow) = fetched.flow(&self.exact, place, key) else { return };
+        let parked = match fetched.probe(place) {
+            Some(probe) => self.exact.remove_probed(flow, probe),
+            None => self.exact.remove(flow),
+        };
+        if let Some(parked) = parked {
+            self.end_parked(parked, DropReason::NoChain);
         }
     }
 

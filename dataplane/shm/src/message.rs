@@ -9,7 +9,7 @@
 //!  kind  update        body                      kind  event         body
 //!  0x01  InsertExact   rule 58, or 106 (IPv6)    0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
 //!  0x02  RemoveExact   key 45                    0x82  FlowExpired   key 45, path 4, packets 8, bytes 8
-//!  0x03  RejectFlow    key 45                    0x83  Committed     epoch 8
+//!  0x03  RejectFlow    key 45                    0x83  Committed     7 unused, epoch 8
 //!  0x04  InsertTag     key 9, action 56          0x84  Refused       epoch 8, reason 1
 //!  0x05  RemoveTag     key 9                     0x85  Exact         rule 106, packets 8, bytes 8,
 //!  0x06  Commit        epoch 8                                       idle_ms 4, learned 1
@@ -276,7 +276,7 @@ impl Message for Update {
             Self::RejectFlow(key) => slot.put(kind::REJECT_FLOW, KeyBody::from(key)),
             Self::InsertTag(rule) => slot.put(kind::INSERT_TAG, TagBody::from(rule)),
             Self::RemoveTag(key) => slot.put(kind::REMOVE_TAG, TagKeyBody::from(key)),
-            Self::Commit(epoch) => slot.put(kind::COMMIT, EpochBody { epoch: epoch.0.into() }),
+            Self::Commit(epoch) => slot.put(kind::COMMIT, EpochBody { unused: [0; 7], epoch: epoch.0.into() }),
             Self::ReadBack(number) => slot.put(kind::READ_BACK, NumberBody { number: (*number).into() }),
             Self::StartCapture { vport, snap } => {
                 slot.put(kind::START_CAPTURE, SnapBody { vport: vport.0.into(), snap: (*snap).into() });
@@ -320,7 +320,7 @@ impl Message for Event {
                 let (packets, bytes) = ((*packets).into(), (*bytes).into());
                 slot.put(kind::FLOW_EXPIRED, ExpiredBody { key: key.into(), path: path.0.into(), packets, bytes });
             }
-            Self::Committed(epoch) => slot.put(kind::COMMITTED, EpochBody { epoch: epoch.0.into() }),
+            Self::Committed(epoch) => slot.put(kind::COMMITTED, EpochBody { unused: [0; 7], epoch: epoch.0.into() }),
             Self::Refused { epoch, reason } => {
                 slot.put(kind::REFUSED, RefusedBody { epoch: epoch.0.into(), reason: wire::refusal_byte(*reason) });
             }

@@ -53,8 +53,21 @@ impl TryFrom<&Address> for IpAddr {
 
 /// Both addresses of a flow.
 #[inline]
-fn pair(source: &Address, destination: &Address) -> Result<[IpAddr; 2], DecodeError> {
-    let pair = [source.try_into()?, destination.try_into()?];
+fn pair(source: &Address, destination: &Address) -> Result<(IpAddr, IpAddr), DecodeError> {
+    let v4 = |address: &Address| {
+        let [a, b, c, d, ..] = address.octets;
+        IpAddr::from([a, b, c, d])
+    };
+    if source.family == 4 && destination.family == 4 {
+        Ok((v4(source), v4(destination)))
+    } else {
+        wide(source, destination)
+    }
+}
+
+#[cold]
+fn wide(source: &Address, destination: &Address) -> Result<(IpAddr, IpAddr), DecodeError> {
+    let pair = (source.try_into()?, destination.try_into()?);
     if source.family == destination.family { Ok(pair) } else { Err(DecodeError::MixedFamilies) }
 }
 
@@ -89,7 +102,7 @@ impl TryFrom<&KeyBody> for FlowKey {
     type Error = DecodeError;
     #[inline]
     fn try_from(body: &KeyBody) -> Result<Self, DecodeError> {
-        let [source, destination] = pair(&body.source, &body.destination)?;
+        let (source, destination) = pair(&body.source, &body.destination)?;
         let (source_port, destination_port) = (body.source_port.get(), body.destination_port.get());
         let five_tuple = FiveTuple { source, destination, source_port, destination_port, protocol: body.protocol };
         Ok(Self { vport: VportId(body.vport.get()), vni: vni(body.vni)?, five_tuple })
@@ -347,15 +360,27 @@ impl TryFrom<&ExactBody> for ExactRule {
 impl ExactBody {
     #[inline]
     pub(super) fn key(&self) -> Result<FlowKey, DecodeError> {
-        let Self { families, rest, source_port, destination_port, protocol, .. } = self;
-        let source = address((&self.source, &rest.source, families.source))?;
-        let destination = address((&self.destination, &rest.destination, families.destination))?;
-        if families.source != families.destination {
-            return Err(DecodeError::MixedFamilies);
-        }
+        let Self { families, source_port, destination_port, protocol, .. } = self;
+        let (source, destination) = if families.source == 4 && families.destination == 4 {
+            (Ipv4Addr::from(self.source).into(), Ipv4Addr::from(self.destination).into())
+        } else {
+            self.wide()?
+        };
         let (source_port, destination_port) = (source_port.get(), destination_port.get());
         let five_tuple = FiveTuple { source, destination, source_port, destination_port, protocol: *protocol };
         Ok(FlowKey { vport: VportId(self.vport.get()), vni: vni(self.key_vni)?, five_tuple })
+    }
+
+    #[cold]
+    fn wide(&self) -> Result<(IpAddr, IpAddr), DecodeError> {
+        let Self { families, rest, .. } = self;
+        let source = address((&self.source, &rest.source, families.source))?;
+        let destination = address((&self.destination, &rest.destination, families.destination))?;
+        if families.source == families.destination {
+            Ok((source, destination))
+        } else {
+            Err(DecodeError::MixedFamilies)
+        }
     }
 
     pub(super) fn action(&self) -> Result<ExactAction, DecodeError> {
@@ -464,10 +489,11 @@ impl TryFrom<&TagBody> for TagRule {
     }
 }
 
-/// An epoch.
+/// An epoch, in a word of its own.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(super) struct EpochBody {
+    pub(super) unused: [u8; 7],
     pub(super) epoch: U64,
 }
 
