@@ -262,7 +262,7 @@ impl ControllerPort {
     /// Takes up to a burst of updates; how many.
     fn take_updates(&mut self, budget: usize, table: &mut ExactTable) -> usize {
         let Self { rings: Some(rings), staged, .. } = self else { return 0 };
-        let taken = rings.updates.pop_slots(budget.min(BURST), |slot| Staged::read(slot, table, staged));
+        let taken = rings.updates.pop_slots(budget.min(BURST), |slot| Staged::take(slot, table, staged));
         if taken.is_err() {
             self.rings = None;
         }

@@ -20,6 +20,10 @@ const REMEMBERED: usize = u8::MAX as usize + 1;
 #[derive(Debug)]
 pub struct Actions {
     followed: Vec<Followed>,
+    /// Of each, the count of actions so far when it came: a number that was given to another one since has another.
+    since: Vec<u64>,
+    /// Actions that there were so far.
+    actions: u64,
     free: Vec<u32>,
     /// The one that a flow followed last: those that come together often follow one.
     latest: u32,
@@ -36,8 +40,7 @@ pub struct Actions {
 struct Remembered {
     packed: PackedAction,
     number: u32,
-    /// What `renumbered` was then.
-    renumbered: u64,
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -49,10 +52,12 @@ struct Followed {
 impl Actions {
     /// None yet, with room for those of this many flows and rules that wait.
     pub fn new(flows: usize) -> Self {
-        let nothing = Remembered { packed: PackedAction::NONE, number: u32::MAX, renumbered: 0 };
+        let nothing = Remembered { packed: PackedAction::NONE, number: u32::MAX, since: 0 };
         let capacity = flows + 1; // a flow follows its new action before it leaves the old one
         Self {
             followed: Vec::with_capacity(capacity),
+            since: Vec::with_capacity(capacity),
+            actions: 0,
             free: Vec::with_capacity(capacity),
             latest: 0,
             index: HashTable::with_capacity(capacity * 2), // twice, so that removals never make it grow
@@ -67,7 +72,7 @@ impl Actions {
     pub fn follow_packed(&mut self, packed: &PackedAction) -> Result<u32, DecodeError> {
         let known = &self.remembered[usize::from(packed.spread())];
         if known.packed == *packed
-            && known.renumbered == self.renumbered
+            && self.since.get(known.number as usize) == Some(&known.since)
             && let Some(followed) = self.followed.get_mut(known.number as usize)
             && followed.flows > 0
         {
@@ -80,14 +85,14 @@ impl Actions {
     #[cold]
     fn remember(&mut self, packed: &PackedAction) -> Result<u32, DecodeError> {
         let number = self.follow(&packed.unpack()?);
-        self.remembered[usize::from(packed.spread())] =
-            Remembered { packed: *packed, number, renumbered: self.renumbered };
+        let since = self.since[number as usize];
+        self.remembered[usize::from(packed.spread())] = Remembered { packed: *packed, number, since };
         Ok(number)
     }
 
     /// The number of an action that one flow more follows.
     pub fn follow(&mut self, action: &ExactAction) -> u32 {
-        let Self { followed, free, latest, index, hasher, renumbered, .. } = self;
+        let Self { followed, since, actions, free, latest, index, hasher, renumbered, .. } = self;
         if let Some(known) = followed.get_mut(*latest as usize)
             && known.flows > 0
             && known.action == *action
@@ -101,13 +106,16 @@ impl Actions {
             *latest = number;
             return number;
         }
+        *actions += 1;
         let new = Followed { action: *action, flows: 1 };
         let number = if let Some(number) = free.pop() {
             *renumbered += 1;
             followed[number as usize] = new;
+            since[number as usize] = *actions;
             number
         } else {
             followed.push(new);
+            since.push(*actions);
             followed.len() as u32 - 1
         };
         index.insert_unique(hash, number, |&other| hasher.hash_one(followed[other as usize].action));

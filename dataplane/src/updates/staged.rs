@@ -27,9 +27,9 @@ pub enum Staged {
 }
 
 impl Staged {
-    /// Reads a slot that anybody may have written.
+    /// Reads a slot that anybody may have written, to the end of what is staged.
     #[inline(always)]
-    pub fn read(slot: &Slot, table: &mut ExactTable, staged: &mut Vec<Self>) {
+    pub fn take(slot: &Slot, table: &mut ExactTable, staged: &mut Vec<Self>) {
         match Incoming::read(slot) {
             Ok(Incoming::InsertExact(key, action)) => match table.hold(&action) {
                 Ok(held) => staged.push(Self::InsertExact(key, held)),
