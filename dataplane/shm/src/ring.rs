@@ -314,8 +314,9 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
         }
         let mut slot = Slot::ZERO;
         load::<T>(&mut slot, self.side.slot(0));
+        let message = T::decode(&slot);
         self.side.release(1);
-        Ok(Some(T::decode(&slot)?))
+        Ok(Some(message?))
     }
 
     /// Receives up to `max` messages in order, gives their slots back at once, and returns how many there were. A malformed
