@@ -134,6 +134,16 @@ struct Rings {
     doorbell: Doorbell,
 }
 
+/// Batches that end in one poll.
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    /// With their commits.
+    updates: usize,
+    batches: u64,
+    /// The last one's.
+    epoch: Epoch,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct ReadBack {
     number: u32,
@@ -310,7 +320,57 @@ impl Forwarder {
     /// Goes through the updates that were taken last, and puts each batch in force that ends among them.
     fn take_in(&mut self, taken: usize) {
         let mut staged = std::mem::take(&mut self.controller.staged);
-        let (mut begin, new) = (0, staged.len() - taken);
+        let new = staged.len() - taken;
+        let done = match self.at_once(&staged, new) {
+            Some(ended) => self.commit_at_once(&staged[..ended.updates], ended),
+            None => self.one_by_one(&staged, new),
+        };
+        staged.drain(..done);
+        if staged.len() > BATCH {
+            self.controller.refusal = Some(Refusal::BatchTooLarge);
+            self.drop_staged(&staged[BATCH..]);
+            staged.truncate(BATCH);
+        }
+        let holds = |update: &&Staged| matches!(update, Staged::InsertExact(..));
+        debug_assert_eq!(self.exact.waiting(), staged.iter().filter(holds).count(), "an action is held for no rule");
+        self.controller.staged = staged;
+    }
+
+    /// What ends among the new updates, if all of it can be put in force at once: nothing of it is refused, whatever the order of the
+    /// rest, and nothing but rules is in it. No packet is forwarded between two batches of one poll.
+    fn at_once(&self, staged: &[Staged], new: usize) -> Option<Ended> {
+        let room = self.exact.room().min(self.tags.room()).min(BATCH);
+        if self.controller.refusal.is_some() || staged.len() > room {
+            return None;
+        }
+        let mut ended = Ended { updates: 0, batches: 0, epoch: Epoch(0) };
+        for (at, update) in staged.iter().enumerate().skip(new) {
+            match update {
+                Staged::InsertExact(_, action) if is_known(self.exact.held(*action).next, &self.topology) => {}
+                Staged::RemoveExact(_) => {}
+                Staged::Commit(epoch) => {
+                    ended = Ended { updates: at + 1, batches: ended.batches + 1, epoch: *epoch };
+                }
+                _ => return None,
+            }
+        }
+        Some(ended)
+    }
+
+    /// Puts the batches of these updates in force; how many updates they are.
+    fn commit_at_once(&mut self, updates: &[Staged], Ended { batches, epoch, .. }: Ended) -> usize {
+        if batches > 0 {
+            let mut fetched = Fetched::nothing();
+            self.apply_all((0, updates), &mut fetched);
+            self.account.counters.update_batches.add(batches);
+            self.controller.committed = Some(epoch);
+        }
+        updates.len()
+    }
+
+    /// Looks at each of the new updates and puts each batch in force, or refuses it, that ends among them; up to where that was.
+    fn one_by_one(&mut self, staged: &[Staged], new: usize) -> usize {
+        let mut begin = 0;
         let mut fetched = Fetched::nothing();
         if staged[new..].iter().any(|update| matches!(update, Staged::Commit(_))) {
             fetched.fetch(&self.exact, new, &staged[new..]);
@@ -334,15 +394,7 @@ impl Forwarder {
                 }
             }
         }
-        staged.drain(..begin);
-        if staged.len() > BATCH {
-            self.controller.refusal = Some(Refusal::BatchTooLarge);
-            self.drop_staged(&staged[BATCH..]);
-            staged.truncate(BATCH);
-        }
-        let holds = |update: &&Staged| matches!(update, Staged::InsertExact(..));
-        debug_assert_eq!(self.exact.waiting(), staged.iter().filter(holds).count(), "an action is held for no rule");
-        self.controller.staged = staged;
+        begin
     }
 
     /// These are not put in force.
@@ -422,17 +474,22 @@ impl Forwarder {
             self.drop_staged(batch);
             return self.controller.owe(Event::Refused { epoch, reason });
         }
-        for (at, burst) in batch.chunks(BURST).enumerate() {
+        self.apply_all((first, batch), fetched);
+        self.account.counters.update_batches.add(1);
+        self.controller.committed = Some(epoch);
+    }
+
+    /// Does what these updates say, the first of which has this place.
+    fn apply_all(&mut self, (first, updates): (usize, &[Staged]), fetched: &mut Fetched) {
+        for (at, burst) in updates.chunks(BURST).enumerate() {
             let first = first + at * BURST;
             if !fetched.has(first) {
-                fetched.fetch(&self.exact, first, burst); // it was taken before its commit
+                fetched.fetch(&self.exact, first, burst);
             }
             for (at, update) in burst.iter().enumerate() {
                 self.apply(update, first + at, fetched);
             }
         }
-        self.account.counters.update_batches.add(1);
-        self.controller.committed = Some(epoch);
     }
 
     /// Tells which epochs have come into force, by the last one.
