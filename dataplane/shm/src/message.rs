@@ -12,7 +12,7 @@
 //!  0x03  RejectFlow    key 45                    0x83  Committed     7 unused, epoch 8
 //!  0x04  InsertTag     key 9, action 56          0x84  Refused       epoch 8, reason 1
 //!  0x05  RemoveTag     key 9                     0x85  Exact         rule 106, packets 8, bytes 8,
-//!  0x06  Commit        epoch 8                                       idle_ms 4, learned 1
+//!  0x06  Commit        7 unused, epoch 8                             idle_ms 4, learned 1
 //!  0x07  ReadBack      number 4                  0x86  TagInstalled  key 9, action 56
 //!  0x08  StartCapture  vport 2, snap 2           0x87  ReadBackDone  number 4
 //!  0x09  StopCapture   vport 2                   0x88  NfFailed      vport 2
@@ -226,7 +226,7 @@ impl Incoming {
 
 /// What a ring carries.
 pub trait Message: Sized {
-    /// Words of the slot that any message uses, from the first on; the ring copies no others.
+    /// Words of the slot that any message uses, from the first on; the ring copies the cache lines with them and no others.
     const WORDS: usize = SLOT_WORDS;
 
     /// The words of a slot that a message takes, by its first word; at most [`Self::WORDS`].

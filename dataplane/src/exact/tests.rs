@@ -196,6 +196,11 @@ fn ipv6_flows_of_one_image_are_told_apart() {
     assert_eq!(found[..30], handles);
     assert_eq!(found[30..], [None; 10]);
     assert_eq!(keys.iter().map(|key| table.find(key)).collect::<Vec<_>>(), found);
+    for (keys, found) in keys.chunks(BURST).zip(found.chunks(BURST)) {
+        let mut probes: Vec<Probe> = keys.iter().map(|key| table.probe_key(key)).collect();
+        let looked_up = table.find_keys(&mut probes, |at| keys.get(at));
+        assert_eq!(probes.iter().map(|probe| looked_up.flow(probe)).collect::<Vec<_>>(), found);
+    }
 }
 
 /// Breaks if an action leaves while a flow follows it, or stays behind the last one.
