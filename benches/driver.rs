@@ -12,6 +12,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::allocations;
+use crate::cpu_time::Snapshot;
 use crate::goals;
 use crate::ledger::{Entry, Ledger};
 use crate::machine::Machine;
@@ -131,11 +132,13 @@ impl Driver<'_> {
             opening: None,
             held: None,
         };
-        let before = allocations::so_far();
+        self.path.standstills(); // what was before is none of the measurement's
+        let (cpus_before, before) = (Snapshot::take(), allocations::so_far());
         measurement.run(self.path)?;
         let allocations = allocations::so_far() - before;
+        let cpu_time = cpus_before.until(&Snapshot::take(), &self.path.standstills());
         self.next_flow = measurement.ledger.next_flow();
-        Ok(RateResult { allocations, machine, ..measurement.ledger.result(rate_per_s) })
+        Ok(RateResult { allocations, machine, cpu_time, ..measurement.ledger.result(rate_per_s) })
     }
 
     fn search(&mut self, plan: &SearchPlan, progress: &mut dyn FnMut(Progress<'_>)) -> Result<SearchResult, PathError> {

@@ -8,6 +8,7 @@
 
 use hdrhistogram::Histogram;
 
+use crate::cpu_time::CpuTime;
 use crate::path::{Packet, PacketKind, Received};
 use crate::report::{Latency, PacketResult, RateResult};
 
@@ -225,6 +226,7 @@ impl Ledger {
             warmup_lost: self.warmup_lost,
             allocations: 0,
             machine: None,
+            cpu_time: CpuTime::default(),
         }
     }
 

@@ -25,6 +25,7 @@
 
 pub mod allocations;
 pub mod compose;
+pub mod cpu_time;
 pub mod driver;
 pub mod echo;
 pub mod figures;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu_time::Still;
 use crate::report::Latency;
 
 /// Which packet of a flow it is.
@@ -117,6 +118,11 @@ pub trait Path {
     fn stalls(&self, length: Duration) -> Option<Latency> {
         let _ = length;
         None
+    }
+
+    /// How this process's threads that never sleep stood still since the last call, by their names ([`crate::cpu_time`]).
+    fn standstills(&mut self) -> Vec<(String, Still)> {
+        Vec::new()
     }
 
     /// What a report says about this path.

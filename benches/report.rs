@@ -6,6 +6,7 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::cpu_time::CpuTime;
 use crate::goals::Goal;
 use crate::machine::Machine;
 use crate::path::PathFacts;
@@ -71,6 +72,9 @@ pub struct RateResult {
     /// What packets would wait on this machine for a thread that does nothing else, measured just before.
     #[serde(default)]
     pub machine: Option<Latency>,
+    /// Who had the CPUs of this machine meanwhile.
+    #[serde(default)]
+    pub cpu_time: CpuTime,
 }
 
 /// What one kind of packet gave.

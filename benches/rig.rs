@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use controller::api::{Client, DataplaneState, Request, Response, SOCKET_NAME};
 use controller::options::Options as ControllerOptions;
-use controller::{compose, config, process, server};
+use controller::{compose, config, process, server, steering};
 use dataplane::assembly::{OpenDevices, eal_config};
 use dataplane::control;
 use dataplane::launch::{Balance, Dataplane};
@@ -36,6 +36,7 @@ use shm::attach::Listener;
 use shm::launch::Launch;
 
 use self::by_hand::ByHand;
+use crate::cpu_time::{Still, Watch};
 use crate::in_process::{Cores, Options, RigError};
 use crate::path::{Packet, Path, PathError, PathFacts, Received, Taken};
 use crate::report::Latency;
@@ -57,6 +58,8 @@ const SOURCE_PORT: usize = 14 + 20;
 const PAYLOAD: usize = 14 + 20 + 8;
 const PAYLOAD_LEN: usize = 18;
 const RING: u32 = 4_096;
+/// How often the harness looks whether the flow thread goes on.
+const LOOK_EVERY_NS: u64 = 10_000;
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The running rig.
@@ -71,8 +74,31 @@ pub struct Rig {
     incoming: Burst,
     options: Options,
     hugepages: bool,
+    watches: Watches,
     /// Last, so that it goes last: it has EAL.
     machinery: Machinery,
+}
+
+/// Who stands still, where one thread has the harness and the lcores, and the flow thread never sleeps.
+#[derive(Default)]
+struct Watches {
+    harness: Watch,
+    flows: Watch,
+    /// When to look at the flow thread next. Each look takes a line of memory from it.
+    due_ns: u64,
+}
+
+impl Watches {
+    #[inline]
+    fn look(&mut self, by_hand: &ByHand, now_ns: u64) {
+        self.harness.look_at_clock(now_ns);
+        if now_ns >= self.due_ns
+            && let Some(turns) = by_hand.flows.turns()
+        {
+            self.due_ns = now_ns + LOOK_EVERY_NS;
+            self.flows.look(turns, now_ns);
+        }
+    }
 }
 
 /// What forwards and what answers flow misses.
@@ -146,6 +172,7 @@ impl Rig {
             incoming: Burst::new(),
             options: options.clone(),
             hugepages: launch.eal.hugepages,
+            watches: Watches::default(),
             machinery,
         })
     }
@@ -210,6 +237,9 @@ impl Path for Rig {
             }
             self.right.drain[0].dequeue_burst(&mut incoming);
             let (at_ns, empty) = (self.now_ns(), incoming.is_empty());
+            if let Machinery::ByHand(by_hand) = &self.machinery {
+                self.watches.look(by_hand, at_ns);
+            }
             for mbuf in incoming.drain() {
                 match probe(mbuf.data()) {
                     Some((flow, sequence)) => received(Received { flow, sequence, at_ns }),
@@ -230,6 +260,16 @@ impl Path for Rig {
             }
             _ => Ok(()),
         }
+    }
+
+    fn standstills(&mut self) -> Vec<(String, Still)> {
+        let Watches { harness, flows, .. } = &mut self.watches;
+        let (harness, flows) = (harness.take(), flows.take());
+        if !matches!(self.machinery, Machinery::ByHand(_)) {
+            return Vec::new();
+        }
+        let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap_or_default().trim().to_owned();
+        vec![(name, harness), (steering::THREAD.to_owned(), flows)]
     }
 
     fn facts(&self) -> PathFacts {

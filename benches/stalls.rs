@@ -3,7 +3,7 @@
 //!
 //! It is measured as the packets are: one is due at fixed times, whatever happens, and waits until the thread looks next. So each
 //! figure stands beside the same figure of the packets, and a tail that is not above it is none of the system's. It says nothing of
-//! other CPUs than the thread's.
+//! other CPUs than the thread's; [`crate::cpu_time`] does.
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::cpu_time::{self, Cause};
 use crate::goals;
 use crate::report::{FlowSetupReport, Latency, LimitedBy, PacketResult, RateResult, SearchResult};
 
@@ -26,6 +27,7 @@ impl FlowSetupReport {
             let _ = writeln!(text, "\nLatency from the intended time of sending, µs");
             let _ = writeln!(text, "{}", latency_table(&self.rates));
             text.push_str(&checks(&self.rates));
+            text.push_str(&cpu_time_text(&self.rates));
         }
         if let Some(search) = &self.search {
             text.push_str(&search_text(search));
@@ -143,6 +145,56 @@ fn checks(rates: &[RateResult]) -> String {
         sum(|rate| rate.warmup_lost),
         micros(late_ns)
     )
+}
+
+fn cpu_time_text(rates: &[RateResult]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "flows/s",
+        "thread",
+        "CPU",
+        "ran",
+        "waited",
+        "taken off",
+        "stood still",
+        "longest",
+        "because of",
+    ]);
+    let millis = |ns: u64| format!("{:.2}", ns as f64 / 1e6);
+    for rate in rates {
+        let mut head = rate_name(rate.offered_per_s);
+        for thread in &rate.cpu_time.threads {
+            let still = thread.still.unwrap_or_default();
+            let cause = rate.cpu_time.cause(thread).map_or("", |cause| match cause {
+                Cause::Ours => "our threads beside it",
+                Cause::Others => "other processes",
+                Cause::Hypervisor => "the hypervisor",
+                Cause::Unknown => "itself, or unsaid",
+            });
+            let stood = |value: String| if thread.still.is_some() { value } else { String::new() };
+            table.add_row([
+                std::mem::take(&mut head),
+                thread.name.clone(),
+                thread.cpu.to_string(),
+                millis(thread.ran_ns),
+                millis(thread.waited_ns),
+                thread.taken_off.to_string(),
+                stood(format!("{}× {}", still.count, millis(still.total_ns))),
+                stood(millis(still.longest_ns)),
+                cause.to_owned(),
+            ]);
+        }
+        for (cpu, &stolen_ns) in rate.cpu_time.stolen_ns.iter().enumerate().filter(|(_, stolen_ns)| **stolen_ns > 0) {
+            let stolen = [std::mem::take(&mut head), "hypervisor".to_owned(), cpu.to_string(), millis(stolen_ns)];
+            table.add_row(stolen.into_iter().chain(std::iter::repeat_n(String::new(), 5)));
+        }
+    }
+    if table.row_count() == 0 {
+        return String::new();
+    }
+    let least = micros(cpu_time::STANDSTILL_NS);
+    format!("\nWho had the CPUs of this machine meanwhile, ms; standing still counts from {least} µs on\n{table}\n")
 }
 
 fn search_text(search: &SearchResult) -> String {

@@ -45,6 +45,14 @@ impl Flows {
         }
     }
 
+    /// How often the thread has gone round, if it is one.
+    pub fn turns(&self) -> Option<u64> {
+        match self {
+            Self::Thread(handle) => Some(handle.turns()),
+            Self::Turns(_) => None,
+        }
+    }
+
     /// A turn, if it is not a thread that takes them.
     pub fn turn(&mut self) {
         if let Self::Turns(flows) = self {

@@ -15,6 +15,7 @@ mod sync;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
@@ -190,6 +191,7 @@ pub struct Installed {
 pub struct Handle {
     commands: Sender<Command>,
     waker: Arc<Waker>,
+    turns: Arc<AtomicU64>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -202,6 +204,11 @@ impl Handle {
         {
             tracing::error!("the flow thread can't be woken: {error}");
         }
+    }
+
+    /// How often the thread has gone round: who looks now and then sees whether it stands still.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// True if the thread has ended without being told to.
@@ -230,6 +237,8 @@ pub struct Outlets {
     pub waker: Arc<Waker>,
 }
 
+/// The thread's name.
+pub const THREAD: &str = "flows";
 const WAKER: Token = Token(0);
 const DOORBELL: Token = Token(1);
 
@@ -260,8 +269,9 @@ pub fn start(plan: Arc<Plan>, outlets: Outlets, seat: Seat) -> io::Result<Handle
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, commands) = crossbeam::channel::unbounded();
     let steering = Steering::new(plan, outlets, seat, poll, commands);
-    let thread = std::thread::Builder::new().name("flows".into()).spawn(move || steering.run())?;
-    Ok(Handle { commands: sender, waker, thread: Some(thread) })
+    let turns = Arc::clone(&steering.turns);
+    let thread = std::thread::Builder::new().name(THREAD.into()).spawn(move || steering.run())?;
+    Ok(Handle { commands: sender, waker, turns, thread: Some(thread) })
 }
 
 /// The same work without the thread: each turn is asked for. For who counts what a turn costs.
@@ -302,6 +312,7 @@ struct Steering {
     commands: Receiver<Command>,
     outlets: Outlets,
     seat: Seat,
+    turns: Arc<AtomicU64>,
     epoch: u64,
     stats: Stats,
     read_backs: Vec<ReadBackJob>,
@@ -346,6 +357,7 @@ impl Steering {
             commands,
             outlets,
             seat,
+            turns: Arc::default(),
             epoch: 0,
             stats: Stats::default(),
             read_backs: Vec::new(),
@@ -372,7 +384,8 @@ impl Steering {
             self.sessions.fetch_memory();
         }
         let mut events = Events::with_capacity(8);
-        loop {
+        for turns in 1.. {
+            self.turns.store(turns, Ordering::Relaxed);
             let mut worked = false;
             while let Ok(command) = self.commands.try_recv() {
                 worked = true;

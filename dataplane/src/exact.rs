@@ -28,8 +28,11 @@ use dpdk::memory::prefetch;
 use dpdk::{BURST, HugeArray};
 use packet::{FlowKey, protocol};
 use shm::launch::Limits;
+use shm::message::{DecodeError, PackedAction};
+use shm::rules::ExactAction;
 
 use self::actions::Actions;
+use self::entry::Rule;
 pub use self::entry::{FlowEntry, FlowMut, FlowRef, FlowState, NumberedAction, Side};
 pub use self::key::KeyImage;
 use self::key::{V6Addresses, v6_addresses};
@@ -40,6 +43,8 @@ use crate::parking::ParkedFlow;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// How long a flow that no chain selects is dropped without asking the controller again.
 const REJECTED_NS: u64 = NANOS_PER_SECOND;
+/// Actions that are held at the same time, at most.
+pub const HELD: usize = 8_192 + BURST;
 /// Entries looked at for one that can go where the table is full.
 const LOOKED_AT: usize = 16;
 /// What a sixteenth short of a flow's idle time is.
@@ -60,12 +65,19 @@ pub struct Found {
 }
 
 impl Found {
+    /// No keys.
+    pub const NOTHING: Self = Self { flows: 0 };
+
     /// The flow of one of the keys.
     #[inline(always)]
     pub fn flow(self, probe: &Probe) -> Option<FlowHandle> {
         Some(FlowHandle { place: NonZeroU32::new(probe.place)?, flows: self.flows })
     }
 }
+
+/// The action of a rule that waits for its commit: it stays until a flow follows it, or it is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldAction(u32);
 
 /// The table.
 #[derive(Debug)]
@@ -75,6 +87,8 @@ pub struct ExactTable {
     /// The addresses of the entries whose flow is IPv6.
     v6: HugeArray<V6Addresses>,
     actions: Actions,
+    /// Rules that wait for their commit.
+    held: usize,
     /// How many positions were ever used.
     used: usize,
     free: Vec<u32>,
@@ -101,7 +115,8 @@ impl ExactTable {
             lines: Lines::new(capacity),
             entries: HugeArray::new(capacity),
             v6: HugeArray::new(capacity),
-            actions: Actions::new(capacity),
+            actions: Actions::new(capacity + HELD),
+            held: 0,
             used: 0,
             free: Vec::with_capacity(capacity),
             flows: 0,
@@ -159,11 +174,24 @@ impl ExactTable {
         self.lines.probe(self.lines.seed().image(key))
     }
 
-    /// The flows of keys that were probed, a burst at most; their entries are on their way into the cache.
-    pub fn find_keys(&self, keys: &[FlowKey], probes: &[Probe], found: &mut [Option<FlowHandle>]) {
-        self.look_up::<true>(probes, found);
+    /// Looks keys up that were probed, a burst at most; their flows' entries are on their way into the cache. `key` is the one of a
+    /// place.
+    pub fn find_keys<'a>(&self, probes: &mut [Probe], key: impl Fn(usize) -> Option<&'a FlowKey>) -> Found {
+        let found = self.find_probed(probes, |probe| probe);
         if probes.iter().any(Probe::is_v6) {
-            self.check_v6(keys, probes, found);
+            self.check_v6_probes(probes, key);
+        }
+        found
+    }
+
+    /// Compares the addresses of IPv6 flows whose images were found.
+    #[cold]
+    fn check_v6_probes<'a>(&self, probes: &mut [Probe], key: impl Fn(usize) -> Option<&'a FlowKey>) {
+        for (at, probe) in probes.iter_mut().enumerate().filter(|(_, probe)| probe.is_v6()) {
+            let (Some(position), Some(key)) = (probe.place.checked_sub(1), key(at)) else { continue };
+            if !self.v6_is(position, key) {
+                probe.place = self.find(key).map_or(0, |flow| flow.place.get()); // another flow with the same image, or none
+            }
         }
     }
 
@@ -329,22 +357,74 @@ impl ExactTable {
     /// The same for a key that was probed.
     pub fn add_probed(&mut self, key: &FlowKey, probe: &Probe, state: FlowState, now_ns: u64) -> Option<FlowHandle> {
         let position = self.vacant()?;
-        let image = self.lines.image(probe);
+        let rule = Rule::of(&state, &mut self.actions);
+        Some(self.begin(position, (key, probe), rule, now_ns))
+    }
+
+    /// The same for a rule whose action is held; it is let go if the table is full.
+    pub fn add_held(&mut self, key: &FlowKey, probe: &Probe, action: HeldAction, now_ns: u64) -> Option<FlowHandle> {
+        let Some(position) = self.vacant() else {
+            self.let_go(action);
+            return None;
+        };
+        self.held -= 1;
+        Some(self.begin(position, (key, probe), Rule::following(action.0), now_ns))
+    }
+
+    #[inline]
+    fn begin(&mut self, position: u32, (key, probe): (&FlowKey, &Probe), rule: Rule, now_ns: u64) -> FlowHandle {
         self.flows += 1;
-        let entry = FlowEntry::new(image, &state, &mut self.actions, now_ns, self.flows);
-        self.entries[position as usize] = entry;
-        if image.is_v6() {
+        let image = self.lines.image(probe);
+        self.entries[position as usize].begin(image, rule, now_ns, self.flows);
+        if probe.is_v6() {
             self.v6[position as usize] = v6_addresses(key);
         }
         self.lines.insert_probed(probe, position);
-        Some(self.handle(position))
+        self.handle(position)
+    }
+
+    /// Keeps a rule's action until its commit. No more than [`HELD`] at a time.
+    #[inline]
+    pub fn hold(&mut self, packed: &PackedAction) -> Result<HeldAction, DecodeError> {
+        let number = self.actions.follow_packed(packed)?;
+        self.held += 1;
+        Ok(HeldAction(number))
+    }
+
+    /// The same for one that was read already.
+    pub fn hold_read(&mut self, action: &ExactAction) -> HeldAction {
+        self.held += 1;
+        HeldAction(self.actions.follow(action))
+    }
+
+    /// What is held.
+    #[inline]
+    pub fn held(&self, held: HeldAction) -> &ExactAction {
+        self.actions.of(held.0)
+    }
+
+    /// The rule does not come into force, or another flow's entry has taken its action over.
+    pub fn let_go(&mut self, held: HeldAction) {
+        self.held -= 1;
+        self.actions.leave(held.0);
+    }
+
+    /// How many rules wait for their commit.
+    pub fn waiting(&self) -> usize {
+        self.held
     }
 
     /// Takes a flow out and returns its list of parked packets, which the caller must end.
     pub fn remove(&mut self, handle: FlowHandle) -> Option<ParkedFlow> {
+        let image = self.entries.get(handle.position())?.image();
+        self.remove_probed(handle, &self.lines.probe_later(image))
+    }
+
+    /// The same for a flow whose key was probed.
+    pub fn remove_probed(&mut self, handle: FlowHandle, probe: &Probe) -> Option<ParkedFlow> {
         let position = handle.position();
         let entry = self.entries.get_mut(position).filter(|entry| entry.was_there(handle.flows))?;
-        self.lines.remove(&entry.image(), position as u32);
+        self.lines.remove_probed(probe, position as u32);
         self.free.push(position as u32);
         Some(entry.end(&mut self.actions))
     }

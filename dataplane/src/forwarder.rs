@@ -26,7 +26,7 @@ use crate::exact::{ExactTable, FlowHandle, FlowState, Side};
 use crate::meta::{Burst, Mbuf, Mempool, Meta, Task};
 use crate::misses::MissBudget;
 use crate::outlets::{Outlets, RingConsumer};
-use crate::parking::Parking;
+use crate::parking::{ParkedFlow, Parking};
 use crate::tag::TagTable;
 use crate::topology::{Place, Topology, gateway_for};
 use crate::updates::ControllerPort;
@@ -396,7 +396,14 @@ impl Forwarder {
 
     /// Takes a flow out; packets that were parked for it end with `reason`.
     pub fn forget(&mut self, flow: FlowHandle, reason: DropReason) {
-        let Some(mut parked) = self.exact.remove(flow) else { return };
+        if let Some(parked) = self.exact.remove(flow) {
+            self.end_parked(parked, reason);
+        }
+    }
+
+    /// The packets that were parked for a flow that was taken out end with `reason`.
+    #[inline]
+    pub fn end_parked(&mut self, mut parked: ParkedFlow, reason: DropReason) {
         while let Some(mbuf) = self.parking.take(&mut parked) {
             self.end(mbuf, reason);
         }

@@ -8,6 +8,7 @@
 //! poll the last one is told, and what is said changes hands when it is some, or at the end of the poll.
 
 mod fetched;
+mod staged;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use dpdk::BURST;
-use packet::VportId;
+use packet::{DropReason, FlowKey, VportId};
 use shm::counters::{CountersWriter, MAX_VPORTS};
 use shm::doorbell::Doorbell;
 use shm::link::{LcoreLink, UPDATE_SLOTS};
@@ -23,8 +24,9 @@ use shm::ring::{Consumer, Producer, RingError};
 use shm::rules::{Epoch, Event, ExactRule, Next, Refusal, TagRule, Update};
 
 use self::fetched::Fetched;
+use self::staged::Staged;
 use crate::account::Account;
-use crate::exact::{FlowMut, FlowRef, FlowState};
+use crate::exact::{ExactTable, FlowMut, FlowRef, FlowState, HELD, HeldAction};
 use crate::forwarder::Forwarder;
 use crate::outlets::RingConsumer;
 use crate::topology::Topology;
@@ -33,6 +35,7 @@ use crate::topology::Topology;
 pub const PER_POLL: usize = 64;
 /// Messages between two commits.
 pub const BATCH: usize = 8_192;
+const _: () = assert!(BATCH + BURST <= HELD, "each message may be a rule whose action is held");
 /// Polls without a look at the update ring after one that has emptied it, under full load. A look costs the lines of memory that the
 /// controller has just written, however few messages are in them; a rule waits for as many bursts longer, some 10 µs.
 const REST: u8 = 7;
@@ -110,8 +113,8 @@ pub struct Slot {
 pub struct ControllerPort {
     mailbox: Arc<Mailbox>,
     rings: Option<Rings>,
-    /// What was taken since the last commit; none where a message made no sense.
-    staged: Vec<Option<Update>>,
+    /// What was taken since the last commit.
+    staged: Vec<Staged>,
     refusal: Option<Refusal>,
     /// The last epoch that has come into force and was not told.
     committed: Option<Epoch>,
@@ -129,6 +132,16 @@ struct Rings {
     updates: Consumer<Update>,
     events: Producer<Event>,
     doorbell: Doorbell,
+}
+
+/// Batches that end in one poll.
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    /// With their commits.
+    updates: usize,
+    batches: u64,
+    /// The last one's.
+    epoch: Epoch,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -195,13 +208,6 @@ impl ControllerPort {
         self.pay();
     }
 
-    /// Tells which epochs have come into force, by the last one.
-    fn tell_committed(&mut self) {
-        if let Some(epoch) = self.committed.take() {
-            self.owe(Event::Committed(epoch));
-        }
-    }
-
     /// True if there is room for the answers to a burst of commits, and for an NF's failure or a read-back's end after them.
     fn may_owe(&self) -> bool {
         self.owed.len() + BURST + 2 < OWED
@@ -264,9 +270,9 @@ impl ControllerPort {
     }
 
     /// Takes up to a burst of updates; how many.
-    fn take_updates(&mut self, budget: usize) -> usize {
+    fn take_updates(&mut self, budget: usize, table: &mut ExactTable) -> usize {
         let Self { rings: Some(rings), staged, .. } = self else { return 0 };
-        let taken = rings.updates.pop_batch(budget.min(BURST), |update| staged.push(update.ok()));
+        let taken = rings.updates.pop_slots(budget.min(BURST), |slot| Staged::take(slot, table, staged));
         if taken.is_err() {
             self.rings = None;
         }
@@ -274,15 +280,10 @@ impl ControllerPort {
     }
 }
 
-fn names_known_vports(update: &Update, topology: &Topology) -> bool {
-    let known = |next: Next| match next {
+fn is_known(next: Next, topology: &Topology) -> bool {
+    match next {
         Next::Vport(vport) => topology.place(vport).is_some(),
         Next::Tunnel { .. } => topology.place(VportId::TUNNEL).is_some(),
-    };
-    match update {
-        Update::InsertExact(rule) => known(rule.action.next),
-        Update::InsertTag(rule) => known(rule.action.next),
-        _ => true,
     }
 }
 
@@ -300,7 +301,7 @@ impl Forwarder {
         let is_due = self.controller.is_due(self.is_under_full_load());
         let mut budget = if is_due { PER_POLL } else { 0 };
         while budget > 0 && self.controller.may_owe() {
-            let taken = self.controller.take_updates(budget);
+            let taken = self.controller.take_updates(budget, &mut self.exact);
             if taken == 0 {
                 break;
             }
@@ -310,7 +311,7 @@ impl Forwarder {
         if budget > 0 {
             self.controller.rest = REST; // else more may wait
         }
-        self.controller.tell_committed();
+        self.tell_committed();
         self.continue_read_back();
         self.sweep();
         !is_due || budget < PER_POLL
@@ -319,32 +320,90 @@ impl Forwarder {
     /// Goes through the updates that were taken last, and puts each batch in force that ends among them.
     fn take_in(&mut self, taken: usize) {
         let mut staged = std::mem::take(&mut self.controller.staged);
-        let (mut begin, new) = (0, staged.len() - taken);
+        let new = staged.len() - taken;
+        let done = match self.at_once(&staged, new) {
+            Some(ended) => self.commit_at_once(&staged[..ended.updates], ended),
+            None => self.one_by_one(&staged, new),
+        };
+        staged.drain(..done);
+        if staged.len() > BATCH {
+            self.controller.refusal = Some(Refusal::BatchTooLarge);
+            self.drop_staged(&staged[BATCH..]);
+            staged.truncate(BATCH);
+        }
+        let holds = |update: &&Staged| matches!(update, Staged::InsertExact(..));
+        debug_assert_eq!(self.exact.waiting(), staged.iter().filter(holds).count(), "an action is held for no rule");
+        self.controller.staged = staged;
+    }
+
+    /// What ends among the new updates, if all of it can be put in force at once: nothing of it is refused, whatever the order of the
+    /// rest, and nothing but rules is in it. No packet is forwarded between two batches of one poll.
+    fn at_once(&self, staged: &[Staged], new: usize) -> Option<Ended> {
+        let room = self.exact.room().min(self.tags.room()).min(BATCH);
+        if self.controller.refusal.is_some() || staged.len() > room {
+            return None;
+        }
+        let mut ended = Ended { updates: 0, batches: 0, epoch: Epoch(0) };
+        for (at, update) in staged.iter().enumerate().skip(new) {
+            match update {
+                Staged::InsertExact(_, action) if is_known(self.exact.held(*action).next, &self.topology) => {}
+                Staged::RemoveExact(_) => {}
+                Staged::Commit(epoch) => {
+                    ended = Ended { updates: at + 1, batches: ended.batches + 1, epoch: *epoch };
+                }
+                _ => return None,
+            }
+        }
+        Some(ended)
+    }
+
+    /// Puts the batches of these updates in force; how many updates they are.
+    fn commit_at_once(&mut self, updates: &[Staged], Ended { batches, epoch, .. }: Ended) -> usize {
+        if batches > 0 {
+            let mut fetched = Fetched::nothing();
+            self.apply_all((0, updates), &mut fetched);
+            self.account.counters.update_batches.add(batches);
+            self.controller.committed = Some(epoch);
+        }
+        updates.len()
+    }
+
+    /// Looks at each of the new updates and puts each batch in force, or refuses it, that ends among them; up to where that was.
+    fn one_by_one(&mut self, staged: &[Staged], new: usize) -> usize {
+        let mut begin = 0;
         let mut fetched = Fetched::nothing();
-        if staged[new..].iter().any(|update| matches!(update, Some(Update::Commit(_)))) {
-            fetched = Fetched::new(&self.exact, new, &staged[new..]);
+        if staged[new..].iter().any(|update| matches!(update, Staged::Commit(_))) {
+            fetched.fetch(&self.exact, new, &staged[new..]);
         }
         for at in new..staged.len() {
             match &staged[at] {
-                Some(Update::Commit(epoch)) => {
+                Staged::Commit(epoch) => {
                     self.commit(*epoch, (begin, &staged[begin..at]), &mut fetched);
                     begin = at + 1;
                 }
-                Some(update) if self.obey(update) => begin += usize::from(begin == at), // it is of no batch
-                Some(update) if names_known_vports(update, &self.topology) => {}
-                Some(_) => self.controller.refusal = Some(Refusal::NoSuchVport),
-                None => {
+                Staged::InsertExact(_, action) if is_known(self.exact.held(*action).next, &self.topology) => {}
+                Staged::Update(Update::InsertTag(rule)) if is_known(rule.action.next, &self.topology) => {}
+                Staged::InsertExact(..) | Staged::Update(Update::InsertTag(_)) => {
+                    self.controller.refusal = Some(Refusal::NoSuchVport);
+                }
+                Staged::Update(update) if self.obey(update) => begin += usize::from(begin == at), // it is of no batch
+                Staged::RemoveExact(_) | Staged::Update(_) => {}
+                Staged::Malformed => {
                     self.account.counters.malformed_updates.add(1);
                     self.controller.refusal = Some(Refusal::Malformed);
                 }
             }
         }
-        staged.drain(..begin);
-        if staged.len() > BATCH {
-            self.controller.refusal = Some(Refusal::BatchTooLarge);
-            staged.truncate(BATCH);
+        begin
+    }
+
+    /// These are not put in force.
+    fn drop_staged(&mut self, updates: &[Staged]) {
+        for update in updates {
+            if let Staged::InsertExact(_, action) = update {
+                self.exact.let_go(*action);
+            }
         }
-        self.controller.staged = staged;
     }
 
     /// Does what is not a rule; false for a rule, which waits for its commit.
@@ -393,7 +452,10 @@ impl Forwarder {
         let LcoreLink { updates, events, captures, doorbell } = link;
         self.account.attach(captures);
         self.controller.rings = Some(Rings { updates, events, doorbell });
-        self.controller.staged.clear();
+        let mut staged = std::mem::take(&mut self.controller.staged);
+        self.drop_staged(&staged);
+        staged.clear();
+        self.controller.staged = staged;
         self.controller.refusal = None;
         self.controller.committed = None;
         self.controller.owed.clear();
@@ -405,36 +467,50 @@ impl Forwarder {
     }
 
     /// Puts a batch in force, the first update of which has this place.
-    fn commit(&mut self, epoch: Epoch, (first, batch): (usize, &[Option<Update>]), fetched: &mut Fetched) {
+    fn commit(&mut self, epoch: Epoch, (first, batch): (usize, &[Staged]), fetched: &mut Fetched) {
         let too_large = (batch.len() > BATCH).then_some(Refusal::BatchTooLarge);
         let refusal = self.controller.refusal.take().or(too_large).or_else(|| self.lacks_room(batch));
         if let Some(reason) = refusal {
             self.account.counters.refused_batches.add(1);
-            self.controller.tell_committed();
+            self.tell_committed();
+            self.drop_staged(batch);
             return self.controller.owe(Event::Refused { epoch, reason });
         }
-        for (at, burst) in batch.chunks(BURST).enumerate() {
-            let first = first + at * BURST;
-            if !fetched.has(first) {
-                *fetched = Fetched::new(&self.exact, first, burst); // it was taken before its commit
-            }
-            for (at, update) in burst.iter().enumerate() {
-                if let Some(update) = update {
-                    self.apply(update, first + at, fetched);
-                }
-            }
-        }
+        self.apply_all((first, batch), fetched);
         self.account.counters.update_batches.add(1);
-        self.account.counters.tag_rules.set(self.tags.len() as u64);
-        self.account.counters.epoch.set(epoch.0);
         self.controller.committed = Some(epoch);
     }
 
-    fn lacks_room(&self, batch: &[Option<Update>]) -> Option<Refusal> {
+    /// Does what these updates say, the first of which has this place.
+    fn apply_all(&mut self, (first, updates): (usize, &[Staged]), fetched: &mut Fetched) {
+        for (at, burst) in updates.chunks(BURST).enumerate() {
+            let first = first + at * BURST;
+            if !fetched.has(first) {
+                fetched.fetch(&self.exact, first, burst);
+            }
+            for (at, update) in burst.iter().enumerate() {
+                self.apply(update, first + at, fetched);
+            }
+        }
+    }
+
+    /// Tells which epochs have come into force, by the last one.
+    fn tell_committed(&mut self) {
+        if let Some(epoch) = self.controller.committed.take() {
+            self.account.counters.tag_rules.set(self.tags.len() as u64);
+            self.account.counters.epoch.set(epoch.0);
+            self.controller.owe(Event::Committed(epoch));
+        }
+    }
+
+    fn lacks_room(&self, batch: &[Staged]) -> Option<Refusal> {
+        if batch.len() <= self.exact.room().min(self.tags.room()) {
+            return None;
+        }
         let (mut exact, mut tags) = (0, 0);
-        for update in batch.iter().flatten() {
-            exact += usize::from(matches!(update, Update::InsertExact(_)));
-            tags += usize::from(matches!(update, Update::InsertTag(_)));
+        for update in batch {
+            exact += usize::from(matches!(update, Staged::InsertExact(..)));
+            tags += usize::from(matches!(update, Staged::Update(Update::InsertTag(_))));
         }
         // Rules that replace others need no room; which those are is looked up only where it matters.
         if exact > self.exact.room() && self.new_flows(batch) > self.exact.room() {
@@ -446,55 +522,73 @@ impl Forwarder {
         }
     }
 
-    fn new_flows(&self, batch: &[Option<Update>]) -> usize {
-        let is_new =
-            |update: &&Update| matches!(update, Update::InsertExact(rule) if self.exact.find(&rule.key).is_none());
-        batch.iter().flatten().filter(is_new).count()
+    fn new_flows(&self, batch: &[Staged]) -> usize {
+        let is_new = |update: &&Staged| matches!(update, Staged::InsertExact(key, _) if self.exact.find(key).is_none());
+        batch.iter().filter(is_new).count()
     }
 
-    fn new_hops(&self, batch: &[Option<Update>]) -> usize {
-        let is_new =
-            |update: &&Update| matches!(update, Update::InsertTag(rule) if self.tags.find(&rule.key).is_none());
-        batch.iter().flatten().filter(is_new).count()
+    fn new_hops(&self, batch: &[Staged]) -> usize {
+        let is_new = |update: &&Staged| match update {
+            Staged::Update(Update::InsertTag(rule)) => self.tags.find(&rule.key).is_none(),
+            _ => false,
+        };
+        batch.iter().filter(is_new).count()
     }
 
-    fn apply(&mut self, update: &Update, place: usize, fetched: &mut Fetched) {
-        match *update {
-            Update::InsertExact(ExactRule { key, action }) => {
-                let Some(flow) = fetched.flow(&self.exact, place, &key) else {
-                    fetched.note(&key);
-                    let state = FlowState::Active(action);
-                    let added = match fetched.probe(place) {
-                        Some(probe) => self.exact.add_probed(&key, probe, state, self.now_ns),
-                        None => self.exact.add(key, state, self.now_ns),
-                    };
-                    debug_assert!(added.is_some(), "room was checked for the whole batch");
-                    return;
-                };
-                let learned = |entry: FlowMut<'_>| entry.learned && entry.is_active();
-                // A rule that was learned while the controller was being asked stays: the flow has its way already.
-                if !self.exact.get_mut(flow).is_some_and(learned) {
-                    self.audit_head(flow, action.path);
-                    self.activate(flow, action, false);
-                }
-            }
-            Update::RemoveExact(key) => {
-                if let Some(flow) = fetched.flow(&self.exact, place, &key) {
-                    self.forget(flow, packet::DropReason::NoChain);
-                }
-            }
-            Update::RejectFlow(key) => self.reject(&key),
+    fn apply(&mut self, update: &Staged, place: usize, fetched: &Fetched) {
+        let update = match update {
+            Staged::InsertExact(key, action) => return self.insert(key, *action, place, fetched),
+            Staged::RemoveExact(key) => return self.remove(key, place, fetched),
+            Staged::Update(update) => update,
+            Staged::Commit(_) | Staged::Malformed => return,
+        };
+        match update {
+            Update::RejectFlow(key) => self.reject(key),
             Update::InsertTag(rule) => {
-                let inserted = self.tags.insert(rule);
+                let inserted = self.tags.insert(*rule);
                 debug_assert!(inserted, "room was checked for the whole batch");
             }
             Update::RemoveTag(key) => {
-                if let Some(action) = self.tags.remove(&key) {
+                if let Some(action) = self.tags.remove(key) {
                     self.account.release_rule(action.counter);
                 }
             }
-            Update::Commit(_) | Update::ReadBack(_) | Update::StartCapture { .. } | Update::StopCapture(_) => {}
+            _ => {} // of no batch, or staged in another way
         }
+    }
+
+    /// Takes an exact rule out of force.
+    #[inline]
+    fn remove(&mut self, key: &FlowKey, place: usize, fetched: &Fetched) {
+        let Some(flow) = fetched.flow(&self.exact, place, key) else { return };
+        let parked = match fetched.probe(place) {
+            Some(probe) => self.exact.remove_probed(flow, probe),
+            None => self.exact.remove(flow),
+        };
+        if let Some(parked) = parked {
+            self.end_parked(parked, DropReason::NoChain);
+        }
+    }
+
+    /// Puts an exact rule in force.
+    #[inline]
+    fn insert(&mut self, key: &FlowKey, held: HeldAction, place: usize, fetched: &Fetched) {
+        let Some(flow) = fetched.flow(&self.exact, place, key) else {
+            let added = match fetched.probe(place) {
+                Some(probe) => self.exact.add_held(key, probe, held, self.now_ns),
+                None => self.exact.add_held(key, &self.exact.probe_key(key), held, self.now_ns),
+            };
+            debug_assert!(added.is_some(), "room was checked for the whole batch");
+            return;
+        };
+        let learned = |entry: FlowMut<'_>| entry.learned && entry.is_active();
+        // A rule that was learned while the controller was being asked stays: the flow has its way already.
+        if !self.exact.get_mut(flow).is_some_and(learned) {
+            let action = *self.exact.held(held);
+            self.audit_head(flow, action.path);
+            self.activate(flow, action, false);
+        }
+        self.exact.let_go(held);
     }
 
     /// Sends a piece of what is installed, and leaves room in the ring for what is owed.

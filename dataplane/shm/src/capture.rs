@@ -65,13 +65,13 @@ pub struct CaptureRecord {
 /// The lcore's end.
 #[derive(Debug)]
 pub struct CaptureProducer<M = Words> {
-    side: WriteSide<M>,
+    side: WriteSide<M, CAPTURE_SLOT_WORDS>,
 }
 
 impl<M: Deref<Target = [AtomicU64]>> CaptureProducer<M> {
     /// The producer of a fresh ring.
     pub fn new(memory: M) -> Result<Self, RingError> {
-        Ok(Self { side: WriteSide::new(memory, CAPTURE_SLOT_WORDS)? })
+        Ok(Self { side: WriteSide::new(memory)? })
     }
 
     /// Copies the first bytes of a frame, at most [`CAPTURE_BYTES`], and never more than the header's original length;
@@ -117,13 +117,13 @@ fn word(chunk: &[u8]) -> u64 {
 /// The controller's end.
 #[derive(Debug)]
 pub struct CaptureConsumer<M = Words> {
-    side: ReadSide<M>,
+    side: ReadSide<M, CAPTURE_SLOT_WORDS>,
 }
 
 impl<M: Deref<Target = [AtomicU64]>> CaptureConsumer<M> {
     /// The consumer of a fresh ring.
     pub fn new(memory: M) -> Result<Self, RingError> {
-        Ok(Self { side: ReadSide::new(memory, CAPTURE_SLOT_WORDS)? })
+        Ok(Self { side: ReadSide::new(memory)? })
     }
 
     /// Receives a record; `Ok(None)` if there is none. After [`RingError::Malformed`] the next record is next.

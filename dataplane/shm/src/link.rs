@@ -45,7 +45,7 @@ pub const MAX_LCORES: usize = 128;
 /// "towlink" and a zero byte.
 const MAGIC: u64 = u64::from_le_bytes(*b"towlink\0");
 /// Counted up with every change of a layout in this crate.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const HEADER_WORDS: usize = 4;
 
 const UPDATE_WORDS: usize = ring_words(UPDATE_SLOTS, SLOT_WORDS);

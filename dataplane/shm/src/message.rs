@@ -7,12 +7,12 @@
 //!  byte 1..   the body of that kind (`wire`), packed, integers little-endian; the rest is neither written nor looked at
 //!
 //!  kind  update        body                      kind  event         body
-//!  0x01  InsertExact   key 45, action 61         0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
+//!  0x01  InsertExact   rule 58, or 106 (IPv6)    0x81  FlowMiss      key 45, received_ns 8, length 2, tcp_flags 1
 //!  0x02  RemoveExact   key 45                    0x82  FlowExpired   key 45, path 4, packets 8, bytes 8
-//!  0x03  RejectFlow    key 45                    0x83  Committed     epoch 8
+//!  0x03  RejectFlow    key 45                    0x83  Committed     7 unused, epoch 8
 //!  0x04  InsertTag     key 9, action 56          0x84  Refused       epoch 8, reason 1
-//!  0x05  RemoveTag     key 9                     0x85  Exact         key 45, action 61, packets 8, bytes 8,
-//!  0x06  Commit        epoch 8                                       idle_ms 4, learned 1
+//!  0x05  RemoveTag     key 9                     0x85  Exact         rule 106, packets 8, bytes 8,
+//!  0x06  Commit        7 unused, epoch 8                             idle_ms 4, learned 1
 //!  0x07  ReadBack      number 4                  0x86  TagInstalled  key 9, action 56
 //!  0x08  StartCapture  vport 2, snap 2           0x87  ReadBackDone  number 4
 //!  0x09  StopCapture   vport 2                   0x88  NfFailed      vport 2
@@ -29,9 +29,9 @@
 
 mod wire;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::rules::{Epoch, Event, ExactRule, Refusal, TagRule, Update};
+use crate::rules::{Epoch, Event, ExactAction, ExactRule, Refusal, TagRule, Update};
 use packet::{FlowKey, PathId, VportId};
 
 use wire::{
@@ -116,7 +116,8 @@ impl Slot {
 
     /// The first byte.
     fn kind(&self) -> u8 {
-        self.as_bytes().first().copied().unwrap_or(0)
+        let [kind, ..] = self.0[0].to_ne_bytes();
+        kind
     }
 
     /// Words that a message of this slot's kind takes, which the first word tells. Most messages take one cache line.
@@ -125,6 +126,7 @@ impl Slot {
             (1 + size_of::<B>()).div_ceil(8)
         }
         match self.kind() {
+            kind::INSERT_EXACT if ExactBody::is_narrow(self.0[0]) => ExactBody::NARROW_WORDS,
             kind::INSERT_EXACT => words::<ExactBody>(),
             kind::REMOVE_EXACT | kind::REJECT_FLOW => words::<KeyBody>(),
             kind::COMMIT | kind::COMMITTED => words::<EpochBody>(),
@@ -135,10 +137,14 @@ impl Slot {
     }
 
     /// What follows the first byte.
-    fn body<B: FromBytes>(&self) -> B {
+    #[inline]
+    fn body<B: FromBytes + Immutable + KnownLayout + Unaligned>(&self) -> &B {
         const { assert!(size_of::<B>() < SLOT_BYTES, "the body does not fit behind the kind") };
-        let body = self.as_bytes().get(1..).unwrap_or(&[]);
-        B::read_from_prefix(body).map_or_else(|_| B::new_zeroed(), |(body, _)| body)
+        let Self(words) = self;
+        match B::ref_from_prefix(&words.as_bytes()[1..]) {
+            Ok((body, _)) => body,
+            Err(_) => unreachable!("it fits, see the assertion"),
+        }
     }
 
     fn put<B: IntoBytes + Immutable>(&mut self, kind: u8, body: B) {
@@ -151,9 +157,76 @@ impl Slot {
     }
 }
 
+/// The action of an exact rule as it came, unchecked: those of equal words are equal actions, so that each need be read only once.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedAction([u64; wire::ACTION_WORDS]);
+
+impl PackedAction {
+    /// None: no tag is 0.
+    pub const NONE: Self = Self([0; wire::ACTION_WORDS]);
+
+    #[inline]
+    fn of(slot: &Slot) -> Self {
+        Self(wire::ACTION.map(|(word, bits)| slot.0[word] & bits))
+    }
+
+    /// Reads it.
+    pub fn unpack(&self) -> Result<ExactAction, DecodeError> {
+        let mut slot = Slot::ZERO;
+        for (&(word, _), &value) in wire::ACTION.iter().zip(&self.0) {
+            slot.0[word] = value;
+        }
+        slot.body::<ExactBody>().action()
+    }
+
+    /// Eight bits in which different actions differ as a rule.
+    #[inline]
+    pub fn spread(&self) -> u8 {
+        let mixed = self.0.iter().fold(0, |mixed, word| mixed ^ word);
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+    }
+}
+
+impl PartialEq for PackedAction {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).fold(0, |differ, (one, other)| differ | (one ^ other)) == 0
+    }
+}
+
+impl Eq for PackedAction {}
+
+/// An update as a lcore takes it: [`Update`], but for the action of most exact rules, which is not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incoming {
+    /// [`Update::InsertExact`], where all addresses are of IPv4.
+    InsertExact(FlowKey, PackedAction),
+    /// [`Update::RemoveExact`].
+    RemoveExact(FlowKey),
+    /// [`Update::Commit`].
+    Commit(Epoch),
+    /// Any other.
+    Update(Update),
+}
+
+impl Incoming {
+    /// Reads a slot that anybody may have written, but for a packed action.
+    #[inline(always)]
+    pub fn read(slot: &Slot) -> Result<Self, DecodeError> {
+        match slot.kind() {
+            kind::INSERT_EXACT if ExactBody::is_narrow(slot.0[0]) => {
+                Ok(Self::InsertExact(slot.body::<ExactBody>().key()?, PackedAction::of(slot)))
+            }
+            kind::REMOVE_EXACT => Ok(Self::RemoveExact(slot.body::<KeyBody>().try_into()?)),
+            kind::COMMIT => Ok(Self::Commit(Epoch(slot.body::<EpochBody>().epoch.get()))),
+            _ => Ok(Self::Update(Update::decode(slot)?)),
+        }
+    }
+}
+
 /// What a ring carries.
 pub trait Message: Sized {
-    /// Words of the slot that any message uses, from the first on; the ring copies no others.
+    /// Words of the slot that any message uses, from the first on; the ring copies the cache lines with them and no others.
     const WORDS: usize = SLOT_WORDS;
 
     /// The words of a slot that a message takes, by its first word; at most [`Self::WORDS`].
@@ -203,7 +276,7 @@ impl Message for Update {
             Self::RejectFlow(key) => slot.put(kind::REJECT_FLOW, KeyBody::from(key)),
             Self::InsertTag(rule) => slot.put(kind::INSERT_TAG, TagBody::from(rule)),
             Self::RemoveTag(key) => slot.put(kind::REMOVE_TAG, TagKeyBody::from(key)),
-            Self::Commit(epoch) => slot.put(kind::COMMIT, EpochBody { epoch: epoch.0.into() }),
+            Self::Commit(epoch) => slot.put(kind::COMMIT, EpochBody { unused: [0; 7], epoch: epoch.0.into() }),
             Self::ReadBack(number) => slot.put(kind::READ_BACK, NumberBody { number: (*number).into() }),
             Self::StartCapture { vport, snap } => {
                 slot.put(kind::START_CAPTURE, SnapBody { vport: vport.0.into(), snap: (*snap).into() });
@@ -222,7 +295,7 @@ impl Message for Update {
             kind::COMMIT => Self::Commit(Epoch(slot.body::<EpochBody>().epoch.get())),
             kind::READ_BACK => Self::ReadBack(slot.body::<NumberBody>().number.get()),
             kind::START_CAPTURE => {
-                let body: SnapBody = slot.body();
+                let body: &SnapBody = slot.body();
                 Self::StartCapture { vport: VportId(body.vport.get()), snap: body.snap.get() }
             }
             kind::STOP_CAPTURE => Self::StopCapture(VportId(slot.body::<VportBody>().vport.get())),
@@ -247,7 +320,7 @@ impl Message for Event {
                 let (packets, bytes) = ((*packets).into(), (*bytes).into());
                 slot.put(kind::FLOW_EXPIRED, ExpiredBody { key: key.into(), path: path.0.into(), packets, bytes });
             }
-            Self::Committed(epoch) => slot.put(kind::COMMITTED, EpochBody { epoch: epoch.0.into() }),
+            Self::Committed(epoch) => slot.put(kind::COMMITTED, EpochBody { unused: [0; 7], epoch: epoch.0.into() }),
             Self::Refused { epoch, reason } => {
                 slot.put(kind::REFUSED, RefusedBody { epoch: epoch.0.into(), reason: wire::refusal_byte(*reason) });
             }
@@ -278,24 +351,24 @@ impl Message for Event {
     fn decode(slot: &Slot) -> Result<Self, DecodeError> {
         Ok(match slot.kind() {
             kind::FLOW_MISS => {
-                let body: MissBody = slot.body();
+                let body: &MissBody = slot.body();
                 let (length, received_ns) = (body.length.get(), body.received_ns.get());
-                Self::FlowMiss { key: body.key.try_into()?, tcp_flags: body.tcp_flags, length, received_ns }
+                Self::FlowMiss { key: (&body.key).try_into()?, tcp_flags: body.tcp_flags, length, received_ns }
             }
             kind::FLOW_EXPIRED => {
-                let body: ExpiredBody = slot.body();
+                let body: &ExpiredBody = slot.body();
                 let (packets, bytes) = (body.packets.get(), body.bytes.get());
-                Self::FlowExpired { key: body.key.try_into()?, path: PathId(body.path.get()), packets, bytes }
+                Self::FlowExpired { key: (&body.key).try_into()?, path: PathId(body.path.get()), packets, bytes }
             }
             kind::COMMITTED => Self::Committed(Epoch(slot.body::<EpochBody>().epoch.get())),
             kind::REFUSED => {
-                let body: RefusedBody = slot.body();
+                let body: &RefusedBody = slot.body();
                 Self::Refused { epoch: Epoch(body.epoch.get()), reason: Refusal::try_from(body)? }
             }
             kind::EXACT => {
-                let body: ExactEventBody = slot.body();
+                let body: &ExactEventBody = slot.body();
                 Self::Exact {
-                    rule: body.rule.try_into()?,
+                    rule: (&body.rule).try_into()?,
                     learned: wire::truth(body.learned)?,
                     packets: body.packets.get(),
                     bytes: body.bytes.get(),
@@ -306,14 +379,14 @@ impl Message for Event {
             kind::READ_BACK_DONE => Self::ReadBackDone(slot.body::<NumberBody>().number.get()),
             kind::NF_FAILED => Self::NfFailed(VportId(slot.body::<VportBody>().vport.get())),
             kind::FLOW_REWRITTEN => {
-                let body: RewrittenBody = slot.body();
-                let after = FlowKey::try_from(body.after)?;
-                Self::FlowRewritten { key: body.before.try_into()?, became: after.five_tuple }
+                let body: &RewrittenBody = slot.body();
+                let after = FlowKey::try_from(&body.after)?;
+                Self::FlowRewritten { key: (&body.before).try_into()?, became: after.five_tuple }
             }
             kind::AFFINITY_VIOLATION => {
-                let body: AffinityBody = slot.body();
+                let body: &AffinityBody = slot.body();
                 let (expected, found) = (PathId(body.expected.get()), PathId(body.found.get()));
-                Self::AffinityViolation { key: body.key.try_into()?, expected, found }
+                Self::AffinityViolation { key: (&body.key).try_into()?, expected, found }
             }
             unknown => return Err(DecodeError::UnknownKind(unknown)),
         })

@@ -48,6 +48,12 @@ pub type DefaultMemory = std::sync::Arc<[AtomicU64]>;
 const HEAD: usize = 0;
 const TAIL: usize = 16;
 const SLOTS: usize = 32;
+/// Words of a cache line.
+#[cfg(not(loom))]
+const LINE_WORDS: usize = 8;
+/// As many as loom's message has, for it tries every order of them all.
+#[cfg(loom)]
+const LINE_WORDS: usize = 2;
 
 /// Words of a ring of `capacity` slots of `slot_words` each, indices included.
 pub const fn ring_words(capacity: usize, slot_words: usize) -> usize {
@@ -80,11 +86,10 @@ pub enum RingError {
     Malformed(#[from] DecodeError),
 }
 
-/// The producer's half of the indices, whatever a slot holds.
+/// The producer's half of the indices, whatever a slot of so many words holds.
 #[derive(Debug)]
-pub(crate) struct WriteSide<M> {
+pub(crate) struct WriteSide<M, const WORDS: usize> {
     memory: M,
-    slot_words: usize,
     capacity: u64,
     /// Our index; published as the tail.
     tail: u64,
@@ -93,11 +98,11 @@ pub(crate) struct WriteSide<M> {
     corrupt: Option<RingError>,
 }
 
-impl<M: Deref<Target = [AtomicU64]>> WriteSide<M> {
+impl<M: Deref<Target = [AtomicU64]>, const WORDS: usize> WriteSide<M, WORDS> {
     /// The producer of a fresh ring.
-    pub(crate) fn new(memory: M, slot_words: usize) -> Result<Self, RingError> {
-        let capacity = capacity(memory.len(), slot_words)?;
-        Ok(Self { memory, slot_words, capacity, tail: 0, head: 0, corrupt: None })
+    pub(crate) fn new(memory: M) -> Result<Self, RingError> {
+        let capacity = capacity(memory.len(), WORDS)?;
+        Ok(Self { memory, capacity, tail: 0, head: 0, corrupt: None })
     }
 
     fn refresh(&mut self) -> Result<(), RingError> {
@@ -125,7 +130,7 @@ impl<M: Deref<Target = [AtomicU64]>> WriteSide<M> {
 
     /// The `ahead`-th slot to fill.
     pub(crate) fn slot(&self, ahead: u64) -> &[AtomicU64] {
-        slot(&self.memory, self.tail.wrapping_add(ahead), self.capacity, self.slot_words)
+        slot::<WORDS>(&self.memory, self.tail.wrapping_add(ahead), self.capacity)
     }
 
     /// Shows the consumer `count` more slots; at most as many as are free.
@@ -137,11 +142,10 @@ impl<M: Deref<Target = [AtomicU64]>> WriteSide<M> {
     }
 }
 
-/// The consumer's half of the indices, whatever a slot holds.
+/// The consumer's half of the indices, whatever a slot of so many words holds.
 #[derive(Debug)]
-pub(crate) struct ReadSide<M> {
+pub(crate) struct ReadSide<M, const WORDS: usize> {
     memory: M,
-    slot_words: usize,
     capacity: u64,
     /// Our index; published as the head.
     head: u64,
@@ -150,11 +154,11 @@ pub(crate) struct ReadSide<M> {
     corrupt: Option<RingError>,
 }
 
-impl<M: Deref<Target = [AtomicU64]>> ReadSide<M> {
+impl<M: Deref<Target = [AtomicU64]>, const WORDS: usize> ReadSide<M, WORDS> {
     /// The consumer of a fresh ring.
-    pub(crate) fn new(memory: M, slot_words: usize) -> Result<Self, RingError> {
-        let capacity = capacity(memory.len(), slot_words)?;
-        Ok(Self { memory, slot_words, capacity, head: 0, tail: 0, corrupt: None })
+    pub(crate) fn new(memory: M) -> Result<Self, RingError> {
+        let capacity = capacity(memory.len(), WORDS)?;
+        Ok(Self { memory, capacity, head: 0, tail: 0, corrupt: None })
     }
 
     fn refresh(&mut self) -> Result<(), RingError> {
@@ -178,7 +182,7 @@ impl<M: Deref<Target = [AtomicU64]>> ReadSide<M> {
 
     /// The `ahead`-th slot to take.
     pub(crate) fn slot(&self, ahead: u64) -> &[AtomicU64] {
-        slot(&self.memory, self.head.wrapping_add(ahead), self.capacity, self.slot_words)
+        slot::<WORDS>(&self.memory, self.head.wrapping_add(ahead), self.capacity)
     }
 
     /// Gives `count` slots back to the producer; at most as many as are filled.
@@ -207,16 +211,17 @@ fn capacity(words: usize, slot_words: usize) -> Result<u64, RingError> {
     }
 }
 
-/// The words of a slot; `capacity` was checked against the memory, so there are always `slot_words` of them.
-fn slot(memory: &[AtomicU64], index: u64, capacity: u64, slot_words: usize) -> &[AtomicU64] {
-    let start = SLOTS + (index & (capacity - 1)) as usize * slot_words;
-    memory.get(start..start + slot_words).unwrap_or(&[])
+/// The words of a slot; `capacity` was checked against the memory, so there are always as many.
+#[inline]
+fn slot<const WORDS: usize>(memory: &[AtomicU64], index: u64, capacity: u64) -> &[AtomicU64] {
+    let start = SLOTS + (index & (capacity - 1)) as usize * WORDS;
+    memory.get(start..start + WORDS).unwrap_or(&[])
 }
 
 /// The end that sends messages of type `T`.
 #[derive(Debug)]
 pub struct Producer<T, M = DefaultMemory> {
-    side: WriteSide<M>,
+    side: WriteSide<M, SLOT_WORDS>,
     /// Slots that are filled and not shown to the consumer yet.
     staged: u64,
     message: PhantomData<fn(&T)>,
@@ -225,7 +230,7 @@ pub struct Producer<T, M = DefaultMemory> {
 impl<T: Message, M: Deref<Target = [AtomicU64]>> Producer<T, M> {
     /// The producer of a fresh ring: all zeros, and never had a producer.
     pub fn new(memory: M) -> Result<Self, RingError> {
-        Ok(Self { side: WriteSide::new(memory, SLOT_WORDS)?, staged: 0, message: PhantomData })
+        Ok(Self { side: WriteSide::new(memory)?, staged: 0, message: PhantomData })
     }
 
     /// Sends a message; `Ok(false)` if the ring is full.
@@ -292,14 +297,14 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Producer<T, M> {
 /// The end that receives messages of type `T`.
 #[derive(Debug)]
 pub struct Consumer<T, M = DefaultMemory> {
-    side: ReadSide<M>,
+    side: ReadSide<M, SLOT_WORDS>,
     message: PhantomData<fn() -> T>,
 }
 
 impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
     /// The consumer of a fresh ring: all zeros, and never had a consumer.
     pub fn new(memory: M) -> Result<Self, RingError> {
-        Ok(Self { side: ReadSide::new(memory, SLOT_WORDS)?, message: PhantomData })
+        Ok(Self { side: ReadSide::new(memory)?, message: PhantomData })
     }
 
     /// Receives a message; `Ok(None)` if there is none. After [`RingError::Malformed`] the next message is next.
@@ -307,7 +312,9 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
         if self.side.filled(1)? == 0 {
             return Ok(None);
         }
-        let message = load(self.side.slot(0));
+        let mut slot = Slot::ZERO;
+        load::<T>(&mut slot, self.side.slot(0));
+        let message = T::decode(&slot);
         self.side.release(1);
         Ok(Some(message?))
     }
@@ -315,10 +322,18 @@ impl<T: Message, M: Deref<Target = [AtomicU64]>> Consumer<T, M> {
     /// Receives up to `max` messages in order, gives their slots back at once, and returns how many there were. A malformed
     /// one is given as its error in its place.
     pub fn pop_batch(&mut self, max: usize, mut take: impl FnMut(Result<T, DecodeError>)) -> Result<usize, RingError> {
+        self.pop_slots(max, |slot| take(T::decode(slot)))
+    }
+
+    /// The same, but each message is given as a private copy of its slot, for who reads it in a way of its own.
+    #[inline]
+    pub fn pop_slots(&mut self, max: usize, mut take: impl FnMut(&Slot)) -> Result<usize, RingError> {
         let count = self.side.filled(max as u64)?.min(max as u64);
         (0..count).for_each(|ahead| fetch(self.side.slot(ahead)));
+        let mut slot = Slot::ZERO;
         for ahead in 0..count {
-            take(load(self.side.slot(ahead)));
+            load::<T>(&mut slot, self.side.slot(ahead));
+            take(&slot);
         }
         if count > 0 {
             self.side.release(count);
@@ -356,10 +371,10 @@ fn store<T: Message>(message: &T, words: &[AtomicU64]) {
     }
 }
 
-/// A slot's two lines are on their way into the cache, from the other side's.
+/// A slot's first line is on its way into the cache, from the other side's; most messages have no other.
 fn fetch(words: &[AtomicU64]) {
     #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
-    for word in words.iter().step_by(SLOT_WORDS / 2) {
+    if let Some(word) = words.first() {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch is a hint; it has no effect on memory and faults on no address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast()) };
@@ -368,16 +383,29 @@ fn fetch(words: &[AtomicU64]) {
     let _ = words;
 }
 
-/// Each word is read once; how many there are, the private copy of the first one tells.
-fn load<T: Message>(words: &[AtomicU64]) -> Result<T, DecodeError> {
-    let mut slot = Slot::ZERO;
-    let Some((first, rest)) = words.split_first() else { return T::decode(&slot) };
-    slot.words_mut()[0] = first.load(Ordering::Relaxed);
-    let used = T::words_used(&slot);
-    for (value, word) in slot.words_mut()[1..used].iter_mut().zip(rest) {
+/// Makes a private copy of a slot. Each word is read once; which ones there are, the copy of the first one tells. Whole lines are
+/// read, so that how many words need not be counted. Where there is only the first, the rest is an earlier message's, and nobody looks.
+#[inline]
+fn load<T: Message>(slot: &mut Slot, words: &[AtomicU64]) {
+    let Some(words) = words.first_chunk::<SLOT_WORDS>() else {
+        *slot = Slot::ZERO;
+        return;
+    };
+    let copy = slot.words_mut();
+    for at in 0..LINE_WORDS {
+        copy[at] = words[at].load(Ordering::Relaxed);
+    }
+    if T::words_used(slot) > LINE_WORDS {
+        load_rest(slot, words);
+    }
+}
+
+/// What lies behind a slot's first line.
+#[inline(never)]
+fn load_rest(slot: &mut Slot, words: &[AtomicU64; SLOT_WORDS]) {
+    for (value, word) in slot.words_mut().iter_mut().zip(words).skip(LINE_WORDS) {
         *value = word.load(Ordering::Relaxed);
     }
-    T::decode(&slot)
 }
 
 #[cfg(all(test, loom))]

@@ -76,7 +76,7 @@ const _: () = assert!(size_of::<FlowEntry>() == 64);
 
 /// A [`FlowState`] in 4 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromZeros)]
-struct Rule(u32);
+pub(super) struct Rule(u32);
 
 impl Rule {
     const VACANT: Self = Self(0);
@@ -90,11 +90,15 @@ impl Rule {
         self.0.checked_sub(Self::ACTIVE)
     }
 
-    fn of(state: &FlowState, actions: &mut Actions) -> Self {
+    pub(super) const fn following(number: u32) -> Self {
+        Self(Self::ACTIVE + number)
+    }
+
+    pub(super) fn of(state: &FlowState, actions: &mut Actions) -> Self {
         match state {
             FlowState::Pending => Self::PENDING,
             FlowState::Rejected => Self::REJECTED,
-            FlowState::Active(action) => Self(Self::ACTIVE + actions.follow(action)),
+            FlowState::Active(action) => Self::following(actions.follow(action)),
         }
     }
 
@@ -106,10 +110,11 @@ impl Rule {
 }
 
 impl FlowEntry {
-    /// A new flow. `born` is the table's count of flows so far.
-    pub(super) fn new(image: KeyImage, state: &FlowState, actions: &mut Actions, now_ns: u64, born: u64) -> Self {
+    /// A new flow where there is none. `born` is the table's count of flows so far.
+    #[inline]
+    pub(super) fn begin(&mut self, image: KeyImage, rule: Rule, now_ns: u64, born: u64) {
         let KeyImage { addresses, ports, rest } = image;
-        Self {
+        *self = Self {
             last_ns: now_ns,
             packets: 0,
             bytes: 0,
@@ -119,11 +124,11 @@ impl FlowEntry {
             flags_seen: 0,
             is_used: false,
             rest,
-            rule: Rule::of(state, actions),
+            rule,
             addresses,
             ports,
             born,
-        }
+        };
     }
 
     /// Makes the entry vacant and hands its parked packets over.

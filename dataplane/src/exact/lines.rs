@@ -200,14 +200,18 @@ impl Lines {
 
     /// Adds a key that is not in the index and was probed.
     pub fn insert_probed(&mut self, probe: &Probe, position: u32) {
+        let home = &mut self.lines[probe.home as usize];
+        match home.vacant() {
+            Some(slot) => home.put(slot, probe, position),
+            None => self.insert_elsewhere(probe, position),
+        }
+    }
+
+    /// Adds a key whose home is full.
+    #[cold]
+    fn insert_elsewhere(&mut self, probe: &Probe, position: u32) {
         let (home, other) = (probe.home as usize, self.other(probe));
-        let reached = if self.lines[home].vacant().is_some() {
-            Some(home)
-        } else if self.lines[other].vacant().is_some() {
-            Some(other)
-        } else {
-            self.make_room(home, other)
-        };
+        let reached = if self.lines[other].vacant().is_some() { Some(other) } else { self.make_room(home, other) };
         if reached != Some(home) {
             self.lines[home].add_stray();
         }
@@ -218,25 +222,41 @@ impl Lines {
     }
 
     /// Removes the key of a position.
+    #[cfg(test)]
     pub fn remove(&mut self, image: &KeyImage, position: u32) {
-        let probe = self.probe_later(*image);
-        let (home, other) = (probe.home as usize, self.other(&probe));
-        let freed = if let Some(slot) = self.lines[home].slot_of(position) {
-            self.lines[home].clear(slot);
-            home
-        } else {
-            self.lines[home].remove_stray();
-            if let Some(slot) = self.lines[other].slot_of(position) {
-                self.lines[other].clear(slot);
-            } else if let Some(at) = self.stash.iter().position(|&(_, stashed)| stashed == position) {
-                self.stash.swap_remove(at);
-                return;
+        self.remove_probed(&self.probe_later(*image), position);
+    }
+
+    /// Removes the key of a position, which was probed.
+    pub fn remove_probed(&mut self, probe: &Probe, position: u32) {
+        let home = &mut self.lines[probe.home as usize];
+        let freed = match home.slot_of(position) {
+            Some(slot) => {
+                home.clear(slot);
+                probe.home as usize
             }
-            other
+            None => match self.remove_elsewhere(probe, position) {
+                Some(freed) => freed,
+                None => return,
+            },
         };
         if !self.stash.is_empty() {
             self.unstash(freed);
         }
+    }
+
+    /// Removes a key that is not at home; the line where it was, unless it was stashed.
+    #[cold]
+    fn remove_elsewhere(&mut self, probe: &Probe, position: u32) -> Option<usize> {
+        let other = self.other(probe);
+        self.lines[probe.home as usize].remove_stray();
+        if let Some(slot) = self.lines[other].slot_of(position) {
+            self.lines[other].clear(slot);
+        } else if let Some(at) = self.stash.iter().position(|&(_, stashed)| stashed == position) {
+            self.stash.swap_remove(at);
+            return None;
+        }
+        Some(other)
     }
 
     /// Gives a line's free slot to a stashed key.

@@ -4,7 +4,8 @@ use std::net::Ipv6Addr;
 use packet::{FiveTuple, Vni, VportId};
 use proptest::prelude::*;
 
-use shm::rules::ExactAction;
+use shm::message::{Incoming, Message, Slot};
+use shm::rules::{ExactAction, ExactRule, Update};
 
 use super::entry::{FIN, RST, SYN};
 use super::key::Seed;
@@ -195,6 +196,11 @@ fn ipv6_flows_of_one_image_are_told_apart() {
     assert_eq!(found[..30], handles);
     assert_eq!(found[30..], [None; 10]);
     assert_eq!(keys.iter().map(|key| table.find(key)).collect::<Vec<_>>(), found);
+    for (keys, found) in keys.chunks(BURST).zip(found.chunks(BURST)) {
+        let mut probes: Vec<Probe> = keys.iter().map(|key| table.probe_key(key)).collect();
+        let looked_up = table.find_keys(&mut probes, |at| keys.get(at));
+        assert_eq!(probes.iter().map(|probe| looked_up.flow(probe)).collect::<Vec<_>>(), found);
+    }
 }
 
 /// Breaks if an action leaves while a flow follows it, or stays behind the last one.
@@ -395,4 +401,41 @@ proptest! {
             prop_assert_eq!(table.len(), model.len());
         }
     }
+}
+
+/// Breaks if an action stays for a rule that never came into force, or goes with one that did, or if a packed action that was read
+/// once stands for another action since.
+#[test]
+fn an_action_is_held_until_a_flow_follows_it_or_it_is_let_go() {
+    let mut table = table(8);
+    let packed = |number| {
+        let mut slot = Slot::ZERO;
+        Update::InsertExact(ExactRule { key: key(1), action: numbered(number) }).encode(&mut slot);
+        match Incoming::read(&slot) {
+            Ok(Incoming::InsertExact(_, packed)) => packed,
+            other => panic!("{other:?}"),
+        }
+    };
+    let [one, other] = [packed(1), packed(2)];
+    let (first, again) = (table.hold(&one).unwrap(), table.hold(&one).unwrap());
+    assert_eq!((first, table.waiting(), table.actions.len()), (again, 2, 1));
+    let probe = table.probe_key(&key(1));
+    let flow = table.add_held(&key(1), &probe, first, 0).unwrap();
+    table.let_go(again);
+    assert_eq!((table.waiting(), table.actions.len()), (0, 1));
+    assert_eq!(table.get(flow).unwrap().state(), FlowState::Active(numbered(1)));
+    table.remove(flow);
+    assert_eq!(table.actions.len(), 0);
+    let second = table.hold(&other).unwrap(); // it takes the number over
+    assert_eq!(second, first);
+    let third = table.hold(&one).unwrap();
+    assert_eq!((*table.held(second), *table.held(third)), (numbered(2), numbered(1)));
+}
+
+/// Breaks if what makes no sense is taken for the action at its place.
+#[test]
+fn a_packed_action_that_makes_no_sense_is_refused_and_holds_nothing() {
+    let mut table = table(8);
+    assert!(table.hold(&PackedAction::NONE).is_err());
+    assert_eq!((table.waiting(), table.actions.len()), (0, 0));
 }
