@@ -293,10 +293,9 @@ impl NfLcore {
             let &Meta { direction, vni, .. } = mbuf.meta();
             let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
             let frame = mbuf.data_mut();
-            // Each is made where it stays: to make either and copy it costs as much as parsing.
             match parsed {
-                Parsed::Plain(plain) => packets.push(Packet::of_plain(frame, *plain, arrival)),
-                Parsed::Other(at) => packets.push(Packet::new(frame, seen.others[usize::from(*at)], arrival)),
+                Parsed::Plain(plain) => packets.push(Packet::of_plain(frame, plain, arrival)),
+                Parsed::Other(at) => push_other(&mut packets, frame, &seen.others[usize::from(*at)], arrival),
             }
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
@@ -388,6 +387,14 @@ impl NfLcore {
             }
         }
     }
+}
+
+/// Apart, so that each packet is made where it stays: to make either kind elsewhere first and copy it costs more than to parse it,
+/// because the copy has to wait for what was just written.
+#[cold]
+#[inline(never)]
+fn push_other<'a>(packets: &mut ArrayVec<Packet<'a>, BURST>, frame: &'a mut [u8], headers: &Headers, arrival: Arrival) {
+    packets.push(Packet::new(frame, *headers, arrival));
 }
 
 impl Poll for NfLcore {

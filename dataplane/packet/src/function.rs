@@ -34,56 +34,43 @@ pub struct Packet<'a> {
     /// The whole Ethernet II frame (no VLAN tag). An NF may rewrite bytes in place but must leave the DSCP bits alone: they
     /// hold the tag.
     pub frame: &'a mut [u8],
-    found: Found,
+    /// As it came, if it is plain.
+    plain: &'a Plain,
+    /// Of one that is not plain, or that was rewritten.
+    headers: Option<Headers>,
     /// Direction, VNI and time.
     pub arrival: Arrival,
-}
-
-/// What was parsed; most of it is asked for by few NFs, so a plain packet's headers are worked out when they are.
-#[derive(Debug, Clone, Copy)]
-enum Found {
-    Plain(Plain),
-    Any(Headers),
 }
 
 impl<'a> Packet<'a> {
     /// A packet with these headers.
     #[inline(always)]
     pub fn new(frame: &'a mut [u8], headers: Headers, arrival: Arrival) -> Self {
-        Self { frame, found: Found::Any(headers), arrival }
+        Self { frame, plain: &Plain::NOTHING, headers: Some(headers), arrival }
     }
 
-    /// A plain packet.
+    /// A plain packet. Few functions ask for all that is in its headers, so they are worked out when they do.
     #[inline(always)]
-    pub fn of_plain(frame: &'a mut [u8], plain: Plain, arrival: Arrival) -> Self {
-        Self { frame, found: Found::Plain(plain), arrival }
+    pub fn of_plain(frame: &'a mut [u8], plain: &'a Plain, arrival: Arrival) -> Self {
+        Self { frame, plain, headers: None, arrival }
     }
 
     /// Where the headers are and what they say, as parsed when the packet reached this NF or rewritten by it since.
     #[inline]
     pub fn headers(&self) -> Headers {
-        match self.found {
-            Found::Plain(plain) => plain.into(),
-            Found::Any(headers) => headers,
-        }
+        self.headers.unwrap_or_else(|| (*self.plain).into())
     }
 
     /// The flow that this packet belongs to, in its own direction. Later fragments have their first fragment's.
     #[inline]
     pub fn five_tuple(&self) -> FiveTuple {
-        match &self.found {
-            Found::Plain(plain) => plain.five_tuple(),
-            Found::Any(headers) => headers.five_tuple,
-        }
+        self.headers.as_ref().map_or_else(|| self.plain.five_tuple(), |headers| headers.five_tuple)
     }
 
     /// Bytes of the IP packet, its header included and Ethernet padding not.
     #[inline]
     pub fn ip_len(&self) -> u16 {
-        match &self.found {
-            Found::Plain(plain) => plain.ip_len,
-            Found::Any(headers) => headers.ip_len(),
-        }
+        self.headers.as_ref().map_or(self.plain.ip_len, Headers::ip_len)
     }
 
     /// The flow in the chain's forward direction, whichever way this packet travels.
@@ -99,14 +86,14 @@ impl<'a> Packet<'a> {
     pub fn set_source(&mut self, address: IpAddr) {
         let mut headers = self.headers();
         crate::headers::rewrite_source(self.frame, &mut headers, address);
-        self.found = Found::Any(headers);
+        self.headers = Some(headers);
     }
 
     /// Rewrites the destination address, as [`Self::set_source`] does the source; in an ICMP error also the quoted source.
     pub fn set_destination(&mut self, address: IpAddr) {
         let mut headers = self.headers();
         crate::headers::rewrite_destination(self.frame, &mut headers, address);
-        self.found = Found::Any(headers);
+        self.headers = Some(headers);
     }
 }
 
