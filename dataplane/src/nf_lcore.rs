@@ -288,15 +288,19 @@ impl NfLcore {
         let Some(function) = self.function.as_mut() else { return false };
         let now_ns = self.forwarder.now_ns;
         let own_vni = self.forwarder.topology.vni(self.vport);
+        let mut headers = [None; BURST];
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        for (mbuf, parsed) in burst.iter_mut().zip(&seen.packets) {
+        for ((mbuf, parsed), headers) in burst.iter_mut().zip(&seen.packets).zip(&mut headers) {
             let &Meta { direction, vni, .. } = mbuf.meta();
             let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
             let frame = mbuf.data_mut();
-            match parsed {
-                Parsed::Plain(plain) => packets.push(Packet::of_plain(frame, plain, arrival)),
-                Parsed::Other(at) => push_other(&mut packets, frame, &seen.others[usize::from(*at)], arrival),
-            }
+            packets.push(match parsed {
+                Parsed::Plain(plain) => Packet::of_plain(frame, plain, headers, arrival),
+                Parsed::Other(at) => {
+                    *headers = Some(seen.others[usize::from(*at)]);
+                    Packet::new(frame, headers, arrival)
+                }
+            });
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));
         if self.mangles {
@@ -387,14 +391,6 @@ impl NfLcore {
             }
         }
     }
-}
-
-/// Apart, so that each packet is made where it stays: to make either kind elsewhere first and copy it costs more than to parse it,
-/// because the copy has to wait for what was just written.
-#[cold]
-#[inline(never)]
-fn push_other<'a>(packets: &mut ArrayVec<Packet<'a>, BURST>, frame: &'a mut [u8], headers: &Headers, arrival: Arrival) {
-    packets.push(Packet::new(frame, *headers, arrival));
 }
 
 impl Poll for NfLcore {

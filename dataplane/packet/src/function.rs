@@ -36,23 +36,23 @@ pub struct Packet<'a> {
     pub frame: &'a mut [u8],
     /// As it came, if it is plain.
     plain: &'a Plain,
-    /// Of one that is not plain, or that was rewritten.
-    headers: Option<Headers>,
+    /// Of one that is not plain, or that was rewritten. It lies elsewhere, so that a packet is a few words.
+    headers: &'a mut Option<Headers>,
     /// Direction, VNI and time.
     pub arrival: Arrival,
 }
 
 impl<'a> Packet<'a> {
-    /// A packet with these headers.
+    /// A packet with these headers, which must be some; they become what the function makes of them.
     #[inline(always)]
-    pub fn new(frame: &'a mut [u8], headers: Headers, arrival: Arrival) -> Self {
-        Self { frame, plain: &Plain::NOTHING, headers: Some(headers), arrival }
+    pub fn new(frame: &'a mut [u8], headers: &'a mut Option<Headers>, arrival: Arrival) -> Self {
+        Self { frame, plain: &Plain::NOTHING, headers, arrival }
     }
 
-    /// A plain packet. Few functions ask for all that is in its headers, so they are worked out when they do.
+    /// A plain packet. Few functions ask for all that is in its headers, so they are worked out when they do; `headers` is none yet.
     #[inline(always)]
-    pub fn of_plain(frame: &'a mut [u8], plain: &'a Plain, arrival: Arrival) -> Self {
-        Self { frame, plain, headers: None, arrival }
+    pub fn of_plain(frame: &'a mut [u8], plain: &'a Plain, headers: &'a mut Option<Headers>, arrival: Arrival) -> Self {
+        Self { frame, plain, headers, arrival }
     }
 
     /// Where the headers are and what they say, as parsed when the packet reached this NF or rewritten by it since.
@@ -86,14 +86,14 @@ impl<'a> Packet<'a> {
     pub fn set_source(&mut self, address: IpAddr) {
         let mut headers = self.headers();
         crate::headers::rewrite_source(self.frame, &mut headers, address);
-        self.headers = Some(headers);
+        *self.headers = Some(headers);
     }
 
     /// Rewrites the destination address, as [`Self::set_source`] does the source; in an ICMP error also the quoted source.
     pub fn set_destination(&mut self, address: IpAddr) {
         let mut headers = self.headers();
         crate::headers::rewrite_destination(self.frame, &mut headers, address);
-        self.headers = Some(headers);
+        *self.headers = Some(headers);
     }
 }
 
