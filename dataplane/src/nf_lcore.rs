@@ -288,18 +288,15 @@ impl NfLcore {
         let Some(function) = self.function.as_mut() else { return false };
         let now_ns = self.forwarder.now_ns;
         let own_vni = self.forwarder.topology.vni(self.vport);
-        let mut headers = [None; BURST];
+        let mut places = [None; BURST];
         let mut packets = ArrayVec::<Packet<'_>, BURST>::new();
-        for ((mbuf, parsed), headers) in burst.iter_mut().zip(&seen.packets).zip(&mut headers) {
+        for ((mbuf, parsed), place) in burst.iter_mut().zip(&seen.packets).zip(&mut places) {
             let &Meta { direction, vni, .. } = mbuf.meta();
             let arrival = Arrival { direction, vni: own_vni.unwrap_or(vni), now_ns };
             let frame = mbuf.data_mut();
             packets.push(match parsed {
-                Parsed::Plain(plain) => Packet::of_plain(frame, plain, headers, arrival),
-                Parsed::Other(at) => {
-                    *headers = Some(seen.others[usize::from(*at)]);
-                    Packet::new(frame, headers, arrival)
-                }
+                Parsed::Plain(plain) => Packet::of_plain(frame, plain, place, arrival),
+                Parsed::Other(at) => Packet::new(frame, seen.others[usize::from(*at)], place, arrival),
             });
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| function.process_burst(&mut packets, verdicts)));

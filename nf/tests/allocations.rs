@@ -36,7 +36,7 @@ fn process(function: &mut dyn NetworkFunction, traffic: &mut [(Direction, Vec<u8
         let Ok(vni) = Vni::new(at as u32 % 2) else { continue };
         let arrival = Arrival { direction: *direction, vni, now_ns };
         let mut verdicts = [Verdict::Pass];
-        function.process_burst(&mut [Packet::new(frame, &mut Some(headers), arrival)], &mut verdicts);
+        function.process_burst(&mut [Packet::new(frame, headers, &mut None, arrival)], &mut verdicts);
         outcomes[usize::from(verdicts[0] != Verdict::Pass)] += 1;
         function.expire(now_ns);
     }

@@ -62,7 +62,7 @@ fn show_all(
         let now_ns = now_s * 1_000_000_000;
         let arrival = Arrival { direction, vni: Vni::new(1).unwrap(), now_ns };
         let mut verdicts = [Verdict::Pass];
-        function.process_burst(&mut [Packet::new(&mut frame, &mut Some(headers), arrival)], &mut verdicts);
+        function.process_burst(&mut [Packet::new(&mut frame, headers, &mut None, arrival)], &mut verdicts);
         function.expire(now_ns);
         if let Ok(after) = headers::parse_trusted(&frame) {
             assert_eq!((after.dscp, after.ttl, after.end), (headers.dscp, headers.ttl, headers.end));
@@ -136,7 +136,7 @@ proptest! {
         for function in &mut every_function() {
             let mut frame = bytes.clone();
             let arrival = Arrival { direction: Direction::Forward, vni: Vni::new(1).unwrap(), now_ns: 1 };
-            function.process(&mut Packet::new(&mut frame, &mut Some(headers), arrival));
+            function.process(&mut Packet::new(&mut frame, headers, &mut None, arrival));
             prop_assert_eq!(frame.len(), bytes.len());
         }
     }

@@ -43,16 +43,17 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// A packet with these headers, which must be some; they become what the function makes of them.
+    /// A packet with these headers, which are kept in `place` and become there what the function makes of them.
     #[inline(always)]
-    pub fn new(frame: &'a mut [u8], headers: &'a mut Option<Headers>, arrival: Arrival) -> Self {
-        Self { frame, plain: &Plain::NOTHING, headers, arrival }
+    pub fn new(frame: &'a mut [u8], headers: Headers, place: &'a mut Option<Headers>, arrival: Arrival) -> Self {
+        *place = Some(headers);
+        Self { frame, plain: &Plain::NOTHING, headers: place, arrival }
     }
 
-    /// A plain packet. Few functions ask for all that is in its headers, so they are worked out when they do; `headers` is none yet.
+    /// A plain packet. Few functions ask for all that is in its headers, so they are worked out when they do. In `place` is nothing yet.
     #[inline(always)]
-    pub fn of_plain(frame: &'a mut [u8], plain: &'a Plain, headers: &'a mut Option<Headers>, arrival: Arrival) -> Self {
-        Self { frame, plain, headers, arrival }
+    pub fn of_plain(frame: &'a mut [u8], plain: &'a Plain, place: &'a mut Option<Headers>, arrival: Arrival) -> Self {
+        Self { frame, plain, headers: place, arrival }
     }
 
     /// Where the headers are and what they say, as parsed when the packet reached this NF or rewritten by it since.

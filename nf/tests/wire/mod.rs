@@ -34,7 +34,7 @@ impl Wire {
     pub fn send_parsed(&mut self, direction: Direction, frame: &[u8], headers: Headers) -> Result<Vec<u8>, DropReason> {
         let mut frame = frame.to_vec();
         let arrival = Arrival { direction, vni: Vni::new(self.vni).unwrap(), now_ns: self.now_s * 1_000_000_000 };
-        match self.function.process(&mut Packet::new(&mut frame, &mut Some(headers), arrival)) {
+        match self.function.process(&mut Packet::new(&mut frame, headers, &mut None, arrival)) {
             Verdict::Pass => Ok(frame),
             Verdict::Drop(reason) => Err(reason),
         }
