@@ -234,6 +234,17 @@ impl Plain {
         head[22] = self.ttl().wrapping_sub(hops);
         [head[24], head[25]] = (!folded as u16).to_le_bytes();
     }
+
+    /// [`Self::forward`] by one hop and with the DSCP that is there.
+    #[inline(always)]
+    pub fn hop(head: &mut PlainHead) {
+        let Some(bytes) = head[22..].first_chunk_mut() else { return };
+        // The TTL is the lowest byte of this word, and the checksum its upper half: as the one loses one, the other gains one. A
+        // checksum is the complement of a sum that is never zero, so behind 0xfffe comes 0.
+        let word = u32::from_le_bytes(*bytes);
+        let wraps = u32::from(word >= 0xfffe_0000);
+        *bytes = word.wrapping_add((1 + wraps) << 16).wrapping_sub(1).to_le_bytes();
+    }
 }
 
 #[inline(always)]
@@ -359,6 +370,19 @@ mod tests {
                 assert!(headers::decrement_ttl(&mut expected, &mut found));
             }
             plain.forward(frame.first_chunk_mut().unwrap(), hops, dscp);
+            prop_assert_eq!(frame, expected);
+        }
+
+        /// The same for a hop alone, whatever the checksum is.
+        #[test]
+        fn a_hop_is_forwarding_with_the_same_dscp(ttl in 2_u8.., class: u8, sum in prop_oneof![any::<u16>(), 0_u16..3, 0xfffc_u16..]) {
+            let mut frame = build::udp("10.1.0.2:1000".parse().unwrap(), "10.2.0.2:80".parse().unwrap(), b"x");
+            (frame[15], frame[22]) = (class, ttl);
+            frame[24..26].copy_from_slice(&sum.to_le_bytes());
+            let plain = Plain::parse_trusted(&frame).unwrap();
+            let mut expected = frame.clone();
+            plain.forward(expected.first_chunk_mut().unwrap(), 1, plain.dscp());
+            Plain::hop(frame.first_chunk_mut().unwrap());
             prop_assert_eq!(frame, expected);
         }
     }

@@ -144,7 +144,7 @@ impl IoLcore {
                 meet();
                 trim(&mut mbuf, plain);
                 // The tag would be taken off again at once: nobody is between the head and the end.
-                link.address(&mut mbuf, (plain, 1, plain.dscp()), mac);
+                link.pass(&mut mbuf, mac);
                 outgoing.push(mbuf, length, (vport, link.port), ports, forwarder);
             }
         }

@@ -39,6 +39,15 @@ impl Link {
             to.address(self.mac, head);
         }
     }
+
+    /// The same by one hop and with the DSCP that is there.
+    #[inline(always)]
+    pub fn pass(&self, mbuf: &mut BareMbuf, to: MacWord) {
+        if let Some(head) = mbuf.data_mut().first_chunk_mut() {
+            Plain::hop(head);
+            to.address(self.mac, head);
+        }
+    }
 }
 
 /// The links of a lcore in one topology.
