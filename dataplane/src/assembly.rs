@@ -317,6 +317,7 @@ fn assemble(
             port: open.port,
             mtu: spec.mtu,
             waiting: BareBurst::default(),
+            waiting_bytes: 0,
             stuck_polls: 0,
         });
     }

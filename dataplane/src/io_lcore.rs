@@ -60,6 +60,8 @@ pub struct IoPort {
     pub mtu: u16,
     /// What waits to be sent.
     pub waiting: BareBurst,
+    /// Bytes of it.
+    pub waiting_bytes: usize,
     /// Polls in which nothing of it could be sent.
     pub stuck_polls: u32,
 }
@@ -160,7 +162,7 @@ impl IoLcore {
             let sent = port.transmit(forwarder);
             port.stuck_polls = if sent > 0 { 0 } else { port.stuck_polls + 1 };
             if port.stuck_polls > TX_PATIENCE {
-                forwarder.end_burst(&mut port.waiting, DropReason::TxFull);
+                port.end_waiting(DropReason::TxFull, forwarder);
                 port.stuck_polls = 0;
             }
         }
@@ -228,7 +230,7 @@ impl Poll for IoLcore {
         self.transmit();
         let Self { forwarder, ports, neighbors, .. } = self;
         for port in ports {
-            forwarder.end_burst(&mut port.waiting, DropReason::Shutdown);
+            port.end_waiting(DropReason::Shutdown, forwarder);
         }
         neighbors.expire(u64::MAX, |mbuf| forwarder.end(mbuf, DropReason::Shutdown));
         forwarder.let_go();
@@ -246,21 +248,21 @@ impl Poll for IoLcore {
 impl IoPort {
     /// Sends what waits, as far as the queue takes it; returns how many it took.
     pub fn transmit(&mut self, forwarder: &mut Forwarder) -> usize {
-        let length = |waiting: &BareBurst| waiting.iter().map(BareMbuf::len).sum::<usize>();
-        let bytes = length(&self.waiting);
         let sent = self.tx.tx(&mut self.waiting);
-        let left = length(&self.waiting);
+        let left: usize = self.waiting.iter().map(BareMbuf::len).sum();
+        let bytes = std::mem::replace(&mut self.waiting_bytes, left) - left;
         let counters = &forwarder.account.counters;
         counters.transmitted.add(sent as u64);
         counters.ports[self.index].tx_packets.add(sent as u64);
-        counters.ports[self.index].tx_bytes.add((bytes - left) as u64);
+        counters.ports[self.index].tx_bytes.add(bytes as u64);
         sent
     }
 
-    /// Queues packets to be sent.
-    pub fn send_burst(&mut self, mbufs: &mut BareBurst, forwarder: &mut Forwarder) {
+    /// Queues packets, of so many bytes, to be sent.
+    pub fn send_burst(&mut self, mbufs: &mut BareBurst, bytes: usize, forwarder: &mut Forwarder) {
         if self.waiting.is_empty() {
             std::mem::swap(&mut self.waiting, mbufs);
+            self.waiting_bytes = bytes;
         } else {
             mbufs.take_each(|mbuf| self.send(mbuf, forwarder));
         }
@@ -268,7 +270,7 @@ impl IoPort {
 
     /// Queues a packet to be sent.
     pub fn send(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
-        if let Err(mbuf) = self.waiting.push(mbuf) {
+        if let Err(mbuf) = self.wait(mbuf) {
             self.send_after_others(mbuf, forwarder);
         }
     }
@@ -276,8 +278,21 @@ impl IoPort {
     #[inline(never)]
     fn send_after_others(&mut self, mbuf: BareMbuf, forwarder: &mut Forwarder) {
         self.transmit(forwarder);
-        if let Err(mbuf) = self.waiting.push(mbuf) {
+        if let Err(mbuf) = self.wait(mbuf) {
             forwarder.end(mbuf, DropReason::TxFull);
         }
+    }
+
+    fn wait(&mut self, mbuf: BareMbuf) -> Result<(), BareMbuf> {
+        let length = mbuf.len();
+        self.waiting.push(mbuf)?;
+        self.waiting_bytes += length;
+        Ok(())
+    }
+
+    /// Ends what waits.
+    fn end_waiting(&mut self, reason: DropReason, forwarder: &mut Forwarder) {
+        forwarder.end_burst(&mut self.waiting, reason);
+        self.waiting_bytes = 0;
     }
 }

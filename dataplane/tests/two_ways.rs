@@ -46,6 +46,7 @@ fn both_ways_do_the_same() {
             rig.at_client();
         }
     }
+    let _of_the_setup = (rig.to_client(), rig.to_server());
     let mut random = fastrand::Rng::with_seed(5);
     for round in 0..ROUNDS {
         let count = random.usize(1..=32);
@@ -87,7 +88,11 @@ fn carry(rig: &mut Rig, burst: &[Arrival]) -> Seen {
         let (packets, bytes) = flows_before.get(key).copied().unwrap_or_default();
         *counts = (counts.0 - packets, counts.1 - bytes);
     }
-    Seen { to_client: rig.to_client(), to_peer: rig.to_server(), counts: counts.collect(), flows }
+    let seen = Seen { to_client: rig.to_client(), to_peer: rig.to_server(), counts: counts.collect(), flows };
+    let sent: usize = seen.to_client.iter().chain(&seen.to_peer).map(Vec::len).sum();
+    let counted = |name: &String| name.starts_with("bytes out of port").then(|| seen.counts[IO][name]);
+    assert_eq!(seen.counts[IO].keys().filter_map(counted).sum::<u64>(), sent as u64, "bytes that the ports took");
+    seen
 }
 
 fn counts(rig: &Rig) -> Vec<BTreeMap<String, u64>> {
@@ -107,6 +112,12 @@ fn of_lcore(lcore: &LcoreSnapshot) -> BTreeMap<String, u64> {
         ("violations".to_owned(), lcore.affinity_violations),
     ]);
     counts.extend(lcore.drops.iter().map(|(reason, &count)| (format!("ended: {reason}"), count)));
+    for (port, of) in &lcore.ports {
+        counts.insert(format!("into port {port}"), of.rx_packets);
+        counts.insert(format!("bytes into port {port}"), of.rx_bytes);
+        counts.insert(format!("out of port {port}"), of.tx_packets);
+        counts.insert(format!("bytes out of port {port}"), of.tx_bytes);
+    }
     for (vport, of) in &lcore.vports {
         counts.insert(format!("into {vport}"), of.in_packets);
         counts.insert(format!("bytes into {vport}"), of.in_bytes);

@@ -127,7 +127,10 @@ impl IoLcore {
                 trim(&mut mbuf, plain);
                 take(way, &mut mbuf, plain);
                 exit.wrap(&mut mbuf, plain, plain.traffic_class());
-                outgoing.push(mbuf, length, (VportId::TUNNEL, exit.port), ports, forwarder);
+                let port = exit.port;
+                if let Err(mbuf) = outgoing.push(mbuf, length, VportId::TUNNEL) {
+                    self.send_apart(mbuf, length, (VportId::TUNNEL, port));
+                }
             }
             To::Link(vport) => {
                 let Some(link) = links.of(vport) else { return Err(mbuf) };
@@ -145,7 +148,10 @@ impl IoLcore {
                 trim(&mut mbuf, plain);
                 // The tag would be taken off again at once: nobody is between the head and the end.
                 link.pass(&mut mbuf, mac);
-                outgoing.push(mbuf, length, (vport, link.port), ports, forwarder);
+                let port = link.port;
+                if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
+                    self.send_apart(mbuf, length, (vport, port));
+                }
             }
         }
         Ok(length)

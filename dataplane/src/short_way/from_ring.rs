@@ -53,7 +53,10 @@ impl IoLcore {
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();
                 exit.wrap(&mut mbuf, &plain, dscp << 2 | plain.traffic_class() & 0b11);
-                outgoing.push(mbuf, length, (VportId::TUNNEL, exit.port), ports, forwarder);
+                let port = exit.port;
+                if let Err(mbuf) = outgoing.push(mbuf, length, VportId::TUNNEL) {
+                    self.send_apart(mbuf, length, (VportId::TUNNEL, port));
+                }
                 Ok(())
             }
             _ => Err(mbuf),

@@ -66,13 +66,16 @@ impl IoLcore {
         hops: u8,
         dscp: u8,
     ) -> Result<(), BareMbuf> {
-        let Self { forwarder, ports, neighbors, links, outgoing, .. } = self;
+        let Self { forwarder, neighbors, links, outgoing, .. } = self;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
         link.address(&mut mbuf, (plain, hops, dscp), mac);
         let length = mbuf.len();
-        outgoing.push(mbuf, length, (vport, link.port), ports, forwarder);
+        let port = link.port;
+        if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
+            self.send_apart(mbuf, length, (vport, port));
+        }
         Ok(())
     }
 
@@ -98,7 +101,7 @@ impl IoLcore {
     /// is given back as it came.
     #[inline(always)]
     fn leave_kept(&mut self, mut mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
-        let Self { forwarder, ports, neighbors, links, outgoing, .. } = self;
+        let Self { forwarder, neighbors, links, outgoing, .. } = self;
         let &Note { ref plain, vport, hops, ref meta } = note;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
@@ -109,7 +112,10 @@ impl IoLcore {
         }
         link.address(&mut mbuf, (plain, hops, meta.dscp), mac);
         let length = mbuf.len();
-        outgoing.push(mbuf, length, (vport, link.port), ports, forwarder);
+        let port = link.port;
+        if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
+            self.send_apart(mbuf, length, (vport, port));
+        }
         Ok(is_end)
     }
 

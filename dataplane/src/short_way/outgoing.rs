@@ -4,10 +4,11 @@
 //! they are counted and queued together.
 
 use packet::VportId;
+use packet::vxlan::V4_OVERHEAD;
 use shm::counters::MAX_VPORTS;
 
 use crate::forwarder::Forwarder;
-use crate::io_lcore::IoPort;
+use crate::io_lcore::{IoLcore, IoPort};
 use crate::meta::{BareBurst, BareMbuf};
 
 /// The packets, in order. Empty between two bursts.
@@ -16,6 +17,7 @@ pub(crate) struct Outgoing {
     vport: VportId,
     /// Its port's place among the lcore's.
     port: usize,
+    /// Bytes of them, as they go into the vport.
     bytes: usize,
     mbufs: BareBurst,
 }
@@ -30,43 +32,39 @@ impl Outgoing {
         Self { vport: NOWHERE, port: 0, bytes: 0, mbufs: BareBurst::new() }
     }
 
-    /// Adds a packet, of `length` as it goes into `vport`, after those that are here.
+    /// Adds a packet, of `length` as it goes into `vport`, if those that are here go there, too, and are less than a burst; else
+    /// it is given back, for [`IoLcore::send_apart`].
     #[inline(always)]
-    pub fn push(
-        &mut self,
-        mbuf: BareMbuf,
-        length: usize,
-        (vport, port): (VportId, usize),
-        ports: &mut [IoPort],
-        forwarder: &mut Forwarder,
-    ) {
+    pub fn push(&mut self, mbuf: BareMbuf, length: usize, vport: VportId) -> Result<(), BareMbuf> {
         if vport != self.vport {
-            self.go(ports, forwarder);
-            (self.vport, self.port) = (vport, port);
+            return Err(mbuf);
         }
+        self.mbufs.push(mbuf)?;
         self.bytes += length;
-        if let Err(mbuf) = self.mbufs.push(mbuf) {
-            self.go_and_push(mbuf, length, ports, forwarder); // more than a burst
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn go_and_push(&mut self, mbuf: BareMbuf, length: usize, ports: &mut [IoPort], forwarder: &mut Forwarder) {
-        let Self { vport, port, .. } = *self;
-        self.bytes -= length;
-        self.go(ports, forwarder);
-        (self.vport, self.port, self.bytes) = (vport, port, length);
-        let _ = self.mbufs.push(mbuf); // there is room now
+        Ok(())
     }
 
     /// Counts all and gives them to their port.
     #[inline(never)]
     pub fn go(&mut self, ports: &mut [IoPort], forwarder: &mut Forwarder) {
         if self.vport != NOWHERE {
-            forwarder.account.enter_uncaptured(self.vport, self.mbufs.len(), self.bytes);
-            ports[self.port].send_burst(&mut self.mbufs, forwarder);
+            let count = self.mbufs.len();
+            forwarder.account.enter_uncaptured(self.vport, count, self.bytes);
+            let gained = if self.vport == VportId::TUNNEL { count * V4_OVERHEAD } else { 0 }; // they are in VXLAN by now
+            ports[self.port].send_burst(&mut self.mbufs, self.bytes + gained, forwarder);
             (self.vport, self.bytes) = (NOWHERE, 0);
         }
+    }
+}
+
+impl IoLcore {
+    /// Sends a packet that [`Outgoing::push`] gave back after those that are there.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn send_apart(&mut self, mbuf: BareMbuf, length: usize, (vport, port): (VportId, usize)) {
+        let Self { outgoing, ports, forwarder, .. } = self;
+        outgoing.go(ports, forwarder);
+        (outgoing.vport, outgoing.port, outgoing.bytes) = (vport, port, length);
+        let _ = outgoing.mbufs.push(mbuf); // there is room now
     }
 }
