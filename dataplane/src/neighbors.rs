@@ -114,9 +114,11 @@ impl Recent {
         u64::from(link.0) << 32 | u64::from(address.to_bits())
     }
 
+    /// Neighbours of one link have numbers in a row, more or less, and so have their slots; each link begins elsewhere.
     #[inline(always)]
     fn slot(key: u64) -> usize {
-        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % RECENT
+        let (link, address) = ((key >> 32) as u32, key as u32);
+        link.wrapping_mul(0x9e37_79b9).wrapping_add(address) as usize % RECENT
     }
 }
 

@@ -30,7 +30,7 @@ use packet::Plain;
 pub(crate) use self::exit::Exits;
 pub(crate) use self::from_host::Origins;
 pub(crate) use self::leave::Leaving;
-pub(crate) use self::link::Links;
+pub(crate) use self::link::{Link, Links};
 pub(crate) use self::outgoing::Outgoing;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};

@@ -11,11 +11,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use packet::nsh::Service;
 use packet::{MacAddr, Plain, PlainHead, Vni, VportId};
-use shm::rules::{ExactAction, Next, TagAction};
+use shm::rules::{Delivery, ExactAction, Next, TagAction};
 
 use crate::exact::NumberedAction;
 use crate::meta::{Meta, Task};
 use crate::outlets::Outlets;
+use crate::short_way::{Link, Links};
 use crate::topology::{Place, Topology};
 
 /// Ways of exact rules that a lcore keeps at hand; a power of two.
@@ -45,6 +46,8 @@ pub enum To {
     Lcore(usize),
     /// They leave by an endpoint's link of this lcore.
     Link(VportId),
+    /// The same where nothing is kept at their end, with all that has to be known of the link.
+    LinkAtOnce(Link),
     /// They go to another host, by the tunnel of this lcore.
     Tunnel(Exit),
 }
@@ -121,6 +124,9 @@ impl Ways {
     }
 }
 
+// The number, the version and what `To` says of a link are in one line.
+const _: () = assert!(size_of::<Made>() == 128);
+
 impl Made {
     const NOTHING: Self = Self { of: u64::MAX, renumbered: 0, way: Way::NONE };
 }
@@ -171,6 +177,13 @@ impl Way {
         Self::toward(action.next, prior, topology, outlets.me(), meta, action.path_mtu)
     }
 
+    /// The same on a lcore with these links, for as long as it has them.
+    pub(crate) fn by(self, links: &Links) -> Self {
+        let To::Link(vport) = self.to else { return self };
+        let at_once = links.of(vport).filter(|_| matches!(self.meta.delivery, Delivery::None));
+        Self { to: at_once.map_or(self.to, |link| To::LinkAtOnce(*link)), ..self }
+    }
+
     /// The way of a tag rule; of its metadata the network, the tag and the service header's part are the packet's own.
     #[cold]
     pub fn of_tag(action: &TagAction, prior: VportId, topology: &Topology, outlets: &Outlets) -> Self {
@@ -205,11 +218,9 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
-    use packet::{Direction, PathId, Tag};
-    use shm::rules::Delivery;
-
     use super::*;
     use crate::report::tests::launch;
+    use packet::{Direction, PathId, Tag};
 
     /// The NF of the launch document, on lcore 1, in network 1.
     const NF: VportId = VportId(3);

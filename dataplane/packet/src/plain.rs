@@ -105,8 +105,8 @@ impl Plain {
         let protocol = (place >> 24) as u8;
         let tcp_flags = match protocol {
             protocol::UDP => {
-                let length = usize::from(half(L4 + 4));
-                (8..=room).contains(&length).then_some(0)?
+                let payload = half(L4 + 4).wrapping_sub(8); // of a length below 8, more than any packet's
+                (usize::from(payload) + 8 <= room).then_some(0)?
             }
             protocol::TCP => {
                 let tcp = frame.get(L4..L4 + 20)?;
@@ -238,12 +238,10 @@ impl Plain {
     /// [`Self::forward`] by one hop and with the DSCP that is there.
     #[inline(always)]
     pub fn hop(head: &mut PlainHead) {
-        let Some(bytes) = head[22..].first_chunk_mut() else { return };
-        // The TTL is the lowest byte of this word, and the checksum its upper half: as the one loses one, the other gains one. A
-        // checksum is the complement of a sum that is never zero, so behind 0xfffe comes 0.
-        let word = u32::from_le_bytes(*bytes);
-        let wraps = u32::from(word >= 0xfffe_0000);
-        *bytes = word.wrapping_add((1 + wraps) << 16).wrapping_sub(1).to_le_bytes();
+        head[22] = head[22].wrapping_sub(1);
+        // What the TTL's half of the sum loses its complement gains; and that is never 0xffff, since no sum is zero.
+        let (two_more, wraps) = u16::from_le_bytes([head[24], head[25]]).overflowing_add(2);
+        [head[24], head[25]] = two_more.wrapping_add(u16::from(wraps)).wrapping_sub(1).to_le_bytes();
     }
 }
 

@@ -2,9 +2,8 @@
 
 use packet::ethernet::MacWord;
 use packet::{Plain, Vni, VportId};
-use shm::rules::Delivery;
 
-use super::{Leaving, Looked, look_at, trim};
+use super::{Leaving, Link, Looked, look_at, trim};
 use crate::exact::{Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
@@ -103,7 +102,8 @@ impl IoLcore {
         let Self { forwarder, ports, neighbors, links, exits, tunnel, outgoing, .. } = self;
         let Forwarder { exact, ways, topology, outlets, account, now_ns, .. } = forwarder;
         let Some((mut entry, numbered)) = exact.active_found(found, probe) else { return Err(mbuf) };
-        let way = ways.of(numbered, door.vport, || Way::of_head(entry.action(), door.vport, topology, outlets));
+        let way =
+            ways.of(numbered, door.vport, || Way::of_head(entry.action(), door.vport, topology, outlets).by(links));
         if plain.ip_len > way.path_mtu || plain.is_syn() {
             return Err(mbuf);
         }
@@ -132,25 +132,26 @@ impl IoLcore {
                     self.send_apart(mbuf, length, (VportId::TUNNEL, port));
                 }
             }
-            To::Link(vport) => {
-                let Some(link) = links.of(vport) else { return Err(mbuf) };
-                if !matches!(way.meta.delivery, Delivery::None) || !leaving.is_empty() {
-                    meet();
-                    trim(&mut mbuf, plain);
-                    if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
-                        meta.dscp = plain.dscp();
-                    }
-                    return Ok(length);
-                }
+            To::LinkAtOnce(ref link) if leaving.is_empty() => {
                 let hop = link.next_hop(plain.destination());
-                let Some(mac) = neighbors.known_v4(vport, hop, *now_ns) else { return Err(mbuf) };
+                let Some(mac) = neighbors.known_v4(link.vport, hop, *now_ns) else { return Err(mbuf) };
                 meet();
                 trim(&mut mbuf, plain);
                 // The tag would be taken off again at once: nobody is between the head and the end.
                 link.pass(&mut mbuf, mac);
-                let port = link.port;
-                if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
-                    self.send_apart(mbuf, length, (vport, port));
+                let exit = link.exit();
+                if let Err(mbuf) = outgoing.push(mbuf, length, exit.0) {
+                    self.send_apart(mbuf, length, exit);
+                }
+            }
+            To::Link(vport) | To::LinkAtOnce(Link { vport, .. }) => {
+                if links.of(vport).is_none() {
+                    return Err(mbuf);
+                }
+                meet();
+                trim(&mut mbuf, plain);
+                if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
+                    meta.dscp = plain.dscp();
                 }
             }
         }

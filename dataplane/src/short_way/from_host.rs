@@ -153,7 +153,7 @@ impl IoLcore {
                     inside.own(meta);
                 }
             }
-            To::LongWay | To::Tunnel(_) => return Err(mbuf),
+            To::LongWay | To::LinkAtOnce(_) | To::Tunnel(_) => return Err(mbuf),
         }
         Ok(length)
     }

@@ -72,9 +72,9 @@ impl IoLcore {
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
         link.address(&mut mbuf, (plain, hops, dscp), mac);
         let length = mbuf.len();
-        let port = link.port;
+        let exit = link.exit();
         if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
-            self.send_apart(mbuf, length, (vport, port));
+            self.send_apart(mbuf, length, exit);
         }
         Ok(())
     }
@@ -112,9 +112,9 @@ impl IoLcore {
         }
         link.address(&mut mbuf, (plain, hops, meta.dscp), mac);
         let length = mbuf.len();
-        let port = link.port;
+        let exit = link.exit();
         if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
-            self.send_apart(mbuf, length, (vport, port));
+            self.send_apart(mbuf, length, exit);
         }
         Ok(is_end)
     }

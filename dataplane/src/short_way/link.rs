@@ -10,30 +10,38 @@ use crate::io_lcore::IoPort;
 use crate::meta::BareMbuf;
 use crate::topology::Topology;
 
-/// An endpoint's link: untagged frames of a port.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Link {
+/// An endpoint's link: untagged frames of a port. As short as it can be, since ways hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// The endpoint.
+    pub(crate) vport: VportId,
     /// Its place among the lcore's ports.
-    pub port: usize,
+    port: u16,
+    /// The network of flow keys at the endpoint.
+    pub(crate) vni: Vni,
     /// The host's own address there.
     mac: MacWord,
-    /// The network of flow keys at the endpoint.
-    pub vni: Vni,
     /// The router to everywhere, and no bits of a destination; or all of a destination.
     router: u32,
     of_destination: u32,
 }
 
 impl Link {
+    /// Where its packets go, and by which of the lcore's ports.
+    #[inline(always)]
+    pub(crate) fn exit(&self) -> (VportId, usize) {
+        (self.vport, usize::from(self.port))
+    }
+
     /// Whom a packet for this destination goes to.
     #[inline(always)]
-    pub fn next_hop(&self, destination: Ipv4Addr) -> Ipv4Addr {
+    pub(crate) fn next_hop(&self, destination: Ipv4Addr) -> Ipv4Addr {
         Ipv4Addr::from_bits(destination.to_bits() & self.of_destination | self.router)
     }
 
     /// Makes a packet one that leaves this host to a neighbour on the link, with so many hops fewer and this DSCP.
     #[inline(always)]
-    pub fn address(&self, mbuf: &mut BareMbuf, (plain, hops, dscp): (&Plain, u8, u8), to: MacWord) {
+    pub(crate) fn address(&self, mbuf: &mut BareMbuf, (plain, hops, dscp): (&Plain, u8, u8), to: MacWord) {
         if let Some(head) = mbuf.data_mut().first_chunk_mut() {
             plain.forward(head, hops, dscp);
             to.address(self.mac, head);
@@ -42,7 +50,7 @@ impl Link {
 
     /// The same by one hop and with the DSCP that is there.
     #[inline(always)]
-    pub fn pass(&self, mbuf: &mut BareMbuf, to: MacWord) {
+    pub(crate) fn pass(&self, mbuf: &mut BareMbuf, to: MacWord) {
         if let Some(head) = mbuf.data_mut().first_chunk_mut() {
             Plain::hop(head);
             to.address(self.mac, head);
@@ -82,5 +90,6 @@ fn find(topology: &Topology, ports: &[IoPort], vport: VportId) -> Option<Link> {
         IpAddr::V6(_) => None,
     });
     let (router, of_destination) = router.map_or((0, u32::MAX), |router| (router.to_bits(), 0));
-    Some(Link { port, mac: MacWord::new(ports[port].mac), vni: endpoint.vni, router, of_destination })
+    let mac = MacWord::new(ports[port].mac);
+    Some(Link { vport, port: u16::try_from(port).ok()?, vni: endpoint.vni, mac, router, of_destination })
 }
