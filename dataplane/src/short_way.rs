@@ -75,31 +75,9 @@ type Looked<T> = ArrayVec<T, BURST>;
 
 /// Shows each packet of a burst to `look`, which finds out whether it is plain; where it is not, `nothing` stands.
 #[inline(always)]
-fn look_at<T: Copy>(
-    burst: &BareBurst,
-    looked: &mut Looked<T>,
-    nothing: T,
-    mut look: impl FnMut(&BareMbuf) -> Option<T>,
-) {
+fn look_at<T: Copy>(burst: &BareBurst, looked: &mut Looked<T>, nothing: T, look: impl FnMut(&BareMbuf) -> Option<T>) {
     burst.iter().for_each(|mbuf| mbuf.prefetch());
-    for mbuf in burst.iter() {
-        match look(mbuf) {
-            Some(found) => note(looked, found),
-            None => note_nothing(looked, nothing),
-        }
-    }
-}
-
-#[inline(always)]
-fn note<T>(looked: &mut Looked<T>, found: T) {
-    let _ = looked.try_push(found); // there is room for a burst
-}
-
-/// Apart, so that what is found and what is not do not come together in registers.
-#[cold]
-#[inline(never)]
-fn note_nothing<T>(looked: &mut Looked<T>, nothing: T) {
-    note(looked, nothing);
+    burst.note_each(looked, nothing, look);
 }
 
 /// Takes Ethernet padding off.

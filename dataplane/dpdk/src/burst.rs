@@ -3,6 +3,7 @@
 //! On the packet's path: the unit of every hand-over, from a queue, into a ring, to a network function. It lives on the
 //! stack or in a lcore's own state and never allocates. What is left in it when it goes is freed in one go.
 
+use std::mem::MaybeUninit;
 use std::{fmt, slice};
 
 use arrayvec::ArrayVec;
@@ -80,6 +81,48 @@ impl<M> Burst<M> {
         }
     }
 
+    /// Hands each over with what stands beside it, in order; those with nothing beside them are freed. A panic in `take` leaves
+    /// those behind it to nobody.
+    #[inline(always)]
+    pub fn take_each_beside<T>(&mut self, beside: &[T], mut take: impl FnMut(Mbuf<M>, &T)) {
+        let count = self.len();
+        // SAFETY: zero is never beyond the capacity; the first `count` elements are no longer the array's.
+        unsafe { self.mbufs.set_len(0) };
+        // SAFETY: for an `index` below the length that the array had, an initialised element is there; each is read once, and after
+        // `set_len(0)` nothing else will read or drop it.
+        let mbuf = |index| unsafe { self.mbufs.as_ptr().add(index).read() };
+        let has_beside = count.min(beside.len());
+        for (index, beside) in beside[..has_beside].iter().enumerate() {
+            take(mbuf(index), beside);
+        }
+        (has_beside..count).for_each(|index| drop(mbuf(index)));
+    }
+
+    /// Notes of each, in order, what `look` finds, or `nothing`; what `notes` held before is gone.
+    #[inline(always)]
+    pub fn note_each<T: Copy>(
+        &self,
+        notes: &mut ArrayVec<T, BURST>,
+        nothing: T,
+        mut look: impl FnMut(&Mbuf<M>) -> Option<T>,
+    ) {
+        notes.clear();
+        let start = notes.as_mut_ptr();
+        for (index, mbuf) in self.iter().enumerate() {
+            // SAFETY: `index` is below a burst's length, which is the capacity of `notes`; nothing else uses the notes meanwhile, and
+            // no value has to be there.
+            let place = unsafe { &mut *start.add(index).cast::<MaybeUninit<T>>() };
+            match look(mbuf) {
+                Some(found) => {
+                    place.write(found);
+                }
+                None => note_nothing(place, nothing),
+            }
+        }
+        // SAFETY: as many as there are mbufs were just written, and fit.
+        unsafe { notes.set_len(self.len()) };
+    }
+
     /// Moves mbufs from the front of this one to the end of `target`, as many as it takes; returns how many.
     pub fn move_to(&mut self, target: &mut Self) -> usize {
         let count = self.len().min(target.room());
@@ -154,6 +197,13 @@ impl<M> Burst<M> {
         }
         given
     }
+}
+
+/// Apart, so that what is found and what is not do not come together in registers.
+#[cold]
+#[inline(never)]
+fn note_nothing<T>(place: &mut MaybeUninit<T>, nothing: T) {
+    place.write(nothing);
 }
 
 impl<M: Meta> Burst<M> {

@@ -84,6 +84,31 @@ fn a_burst_keeps_order_and_frees_what_is_left() {
 }
 
 #[test]
+fn what_is_noted_of_a_burst_stands_beside_it_and_the_rest_is_freed() {
+    own_process::run("what_is_noted_of_a_burst_stands_beside_it_and_the_rest_is_freed", || {
+        let eal = own_process::eal(0);
+        let pool = own_process::pool::<u8>(&eal, 127);
+        let mut burst = Burst::new();
+        pool.alloc_burst(&mut burst, BURST);
+        burst.iter_mut().zip(0..).for_each(|(mbuf, number)| *mbuf.meta_mut() = number);
+        let mut notes = arrayvec::ArrayVec::from([u32::MAX; BURST]);
+        burst.note_each(&mut notes, 99, |mbuf| (mbuf.meta() % 2 == 0).then_some(u32::from(*mbuf.meta()) * 2));
+        assert_eq!(notes[..4], [0, 99, 4, 99]);
+        assert_eq!(notes.len(), BURST);
+        let mut taken = Vec::new();
+        burst.take_each_beside(&notes[..5], |mbuf, &note| taken.push((*mbuf.meta(), note, mbuf)));
+        assert_eq!(taken.iter().map(|of| (of.0, of.1)).collect::<Vec<_>>(), [(0, 0), (1, 99), (2, 4), (3, 99), (4, 8)]);
+        assert_eq!((burst.len(), pool.in_use()), (0, 5));
+        burst.note_each(&mut notes, 99, |_| None);
+        assert!(notes.is_empty(), "nothing is left of an earlier burst");
+        let mut few = Burst::new();
+        pool.alloc_burst(&mut few, 2);
+        few.take_each_beside(&[1, 2, 3], |mbuf, _| drop(mbuf));
+        assert_eq!(pool.in_use(), 5);
+    });
+}
+
+#[test]
 fn mempools_that_can_not_be_made_say_why() {
     own_process::run("mempools_that_can_not_be_made_say_why", || {
         let eal = own_process::eal(0);

@@ -43,24 +43,17 @@ impl IoLcore {
         });
         let found = exact.find_probed(&mut looked, |(_, probe)| probe);
         let (mut leaving, mut ended) = (Leaving::new(), BareBurst::new());
-        let (mut packets, mut bytes) = (0, 0);
-        let mut looked = looked.iter();
-        burst.take_each(|mbuf| {
-            let Some((plain, probe)) = looked.next() else { return };
-            match self.start(&door, plain, (found, probe), mbuf, &mut leaving) {
-                Ok(length) => {
-                    packets += 1;
-                    bytes += length as u64;
-                }
-                Err(mbuf) => {
-                    let seen = (plain, probe, found);
-                    let length = self.end_or_take_long_way((at, vport), mbuf, seen, (&mut ended, &mut leaving));
-                    if let Some(length) = length {
-                        packets += 1;
-                        bytes += length as u64;
-                    }
-                }
-            }
+        let (mut packets, mut bytes) = (looked.len() as u64, 0);
+        burst.take_each_beside(&looked, |mbuf, (plain, probe)| {
+            let length = self.start(&door, plain, (found, probe), mbuf, &mut leaving).unwrap_or_else(|mbuf| {
+                let seen = (plain, probe, found);
+                let length = self.end_or_take_long_way((at, vport), mbuf, seen, (&mut ended, &mut leaving));
+                length.unwrap_or_else(|| {
+                    packets -= 1; // the long way counts it
+                    0
+                })
+            });
+            bytes += length as u64;
         });
         ended.clear();
         self.leave(&mut leaving);
