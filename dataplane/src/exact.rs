@@ -71,7 +71,9 @@ impl Found {
     /// The flow of one of the keys.
     #[inline(always)]
     pub fn flow(self, probe: &Probe) -> Option<FlowHandle> {
-        Some(FlowHandle { place: NonZeroU32::new(probe.place)?, flows: self.flows })
+        probe
+            .position()
+            .map(|position| FlowHandle { place: NonZeroU32::MIN.saturating_add(position), flows: self.flows })
     }
 }
 
@@ -188,9 +190,10 @@ impl ExactTable {
     #[cold]
     fn check_v6_probes<'a>(&self, probes: &mut [Probe], key: impl Fn(usize) -> Option<&'a FlowKey>) {
         for (at, probe) in probes.iter_mut().enumerate().filter(|(_, probe)| probe.is_v6()) {
-            let (Some(position), Some(key)) = (probe.place.checked_sub(1), key(at)) else { continue };
+            let (Some(position), Some(key)) = (probe.position(), key(at)) else { continue };
             if !self.v6_is(position, key) {
-                probe.place = self.find(key).map_or(0, |flow| flow.place.get()); // another flow with the same image, or none
+                let other = self.find(key); // with the same image, or none
+                probe.position = other.map_or(Probe::NOWHERE, |flow| flow.position() as u32);
             }
         }
     }
@@ -211,22 +214,22 @@ impl ExactTable {
     /// Looks IPv4 keys up that were probed; their flows' entries are on their way into the cache.
     #[inline(always)]
     pub fn find_probed<T>(&self, burst: &mut [T], probe: impl Fn(&mut T) -> &mut Probe) -> Found {
-        let place = |position: u32| {
+        let known = |position: u32| {
             self.entries.prefetch(position as usize);
-            position + 1
+            position
         };
         let mut elsewhere = ArrayVec::<u8, BURST>::new();
         for (at, key) in burst.iter_mut().enumerate() {
             let probe = probe(key);
             match self.lines.at_home(probe, |_| true) {
-                AtHome::Found(position) => probe.place = place(position),
+                AtHome::Found(position) => probe.position = known(position),
                 AtHome::Absent => {}
                 AtHome::Elsewhere => elsewhere.push(at as u8),
             }
         }
         for at in elsewhere {
             let probe = probe(&mut burst[usize::from(at)]);
-            probe.place = self.lines.elsewhere(probe, |_| true).map_or(0, place);
+            probe.position = self.lines.elsewhere(probe, |_| true).map_or(Probe::NOWHERE, known);
         }
         Found { flows: self.flows }
     }
@@ -328,7 +331,7 @@ impl ExactTable {
     /// The same for the flow of a key that was looked up, if there is one.
     #[inline(always)]
     pub fn active_found(&mut self, found: Found, probe: &Probe) -> Option<(FlowMut<'_>, NumberedAction)> {
-        self.active_at((probe.place as usize).wrapping_sub(1), found.flows) // nothing is where there is no flow
+        self.active_at(probe.position as usize, found.flows) // nothing is where there is no flow
     }
 
     #[inline(always)]

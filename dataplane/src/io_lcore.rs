@@ -110,7 +110,11 @@ impl IoLcore {
                     continue;
                 }
                 worked = true;
-                let bytes: usize = burst.iter().map(BareMbuf::len).sum();
+                let mut bytes = 0;
+                for mbuf in &burst {
+                    mbuf.prefetch();
+                    bytes += mbuf.len();
+                }
                 let counters = &self.forwarder.account.counters;
                 counters.received.add(burst.len() as u64);
                 counters.ports[port.index].rx_packets.add(burst.len() as u64);

@@ -76,7 +76,6 @@ type Looked<T> = ArrayVec<T, BURST>;
 /// Shows each packet of a burst to `look`, which finds out whether it is plain; where it is not, `nothing` stands.
 #[inline(always)]
 fn look_at<T: Copy>(burst: &BareBurst, looked: &mut Looked<T>, nothing: T, look: impl FnMut(&BareMbuf) -> Option<T>) {
-    burst.iter().for_each(|mbuf| mbuf.prefetch());
     burst.note_each(looked, nothing, look);
 }
 

@@ -98,7 +98,7 @@ impl Plain {
         }
         let half = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
         let ip_len = half(16);
-        let room = usize::from(ip_len).checked_sub(L4 - Self::ETHERNET)?;
+        let room = i32::from(ip_len) - (L4 - Self::ETHERNET) as i32; // below zero, for no transport header
         if usize::from(ip_len) + Self::ETHERNET > frame.len() {
             return None;
         }
@@ -106,11 +106,11 @@ impl Plain {
         let tcp_flags = match protocol {
             protocol::UDP => {
                 let payload = half(L4 + 4).wrapping_sub(8); // of a length below 8, more than any packet's
-                (usize::from(payload) + 8 <= room).then_some(0)?
+                (i32::from(payload) + 8 <= room).then_some(0)?
             }
             protocol::TCP => {
                 let tcp = frame.get(L4..L4 + 20)?;
-                let header_len = usize::from(tcp[12] >> 4) * 4;
+                let header_len = i32::from(tcp[12] >> 4) * 4;
                 ((20..=room).contains(&header_len) && (SYN_TOO || tcp[13] & SYN == 0)).then_some(tcp[13])?
             }
             _ => return None,

@@ -36,6 +36,8 @@ use super::key::{self, KeyImage, Seed};
 const SLOTS: usize = 3;
 /// The most positions that a line can name.
 pub const POSITIONS_MAX: usize = (1 << 24) - 1;
+
+const _: () = assert!(POSITIONS_MAX <= Probe::NOWHERE as usize);
 /// From here on a line's strays are not counted any more.
 const STRAYS_MAX: u8 = u8::MAX;
 /// Lines that are looked at to find a chain of moves.
@@ -81,8 +83,8 @@ pub struct Probe {
     tags: u64,
     home: u32,
     half_hash: u32,
-    /// Once it was looked up, the flow's position + 1; 0 if there is none.
-    pub place: u32,
+    /// Once it was looked up, the flow's position; [`Self::NOWHERE`] if there is none.
+    pub position: u32,
 }
 
 /// What a key's home says about it.
@@ -140,7 +142,14 @@ impl Lines {
         let (hash, tag) = self.seed.hash(&image);
         let KeyImage { addresses, ports, .. } = image;
         let home = scaled((hash >> 32) as u32, self.lines.len());
-        Probe { addresses, ports, tags: u64::from(tag) * TAG_LOW, home: home as u32, half_hash: hash as u32, place: 0 }
+        Probe {
+            addresses,
+            ports,
+            tags: u64::from(tag) * TAG_LOW,
+            home: home as u32,
+            half_hash: hash as u32,
+            position: Probe::NOWHERE,
+        }
     }
 
     /// The other line of a key, which is never its home.
@@ -348,7 +357,17 @@ const fn scaled(half_hash: u32, count: usize) -> usize {
 
 impl Probe {
     /// In place of one: its home is no line, so that it finds nothing.
-    pub const NOTHING: Self = Self { addresses: 0, ports: 0, tags: 0, home: u32::MAX, half_hash: 0, place: 0 };
+    pub const NOTHING: Self =
+        Self { addresses: 0, ports: 0, tags: 0, home: u32::MAX, half_hash: 0, position: Self::NOWHERE };
+
+    /// More than any position.
+    pub const NOWHERE: u32 = u32::MAX;
+
+    /// Once it was looked up, the flow's position.
+    #[inline(always)]
+    pub fn position(&self) -> Option<u32> {
+        (self.position != Self::NOWHERE).then_some(self.position)
+    }
 
     /// True if the key is IPv6.
     #[inline(always)]
