@@ -57,13 +57,16 @@ pub enum To {
 pub struct Exit {
     /// The VTEP above, the network below.
     key: u64,
+    /// The key by the hash that costs least, since there are few exits.
+    digest: u8,
 }
 
 impl Exit {
     /// The exit to this VTEP in this network.
     #[inline(always)]
     pub const fn new(vtep: Ipv4Addr, vni: Vni) -> Self {
-        Self { key: (vtep.to_bits() as u64) << 32 | vni.value() as u64 }
+        let (vtep, vni) = (vtep.to_bits(), vni.value());
+        Self { key: (vtep as u64) << 32 | vni as u64, digest: (vtep ^ vni << 4) as u8 }
     }
 
     /// The VTEP.
@@ -76,10 +79,16 @@ impl Exit {
         Vni::new(self.key as u32).unwrap_or_default() // 24 bits by construction
     }
 
-    /// A place among `count`, a power of two, by the hash that costs least: there are few exits.
+    /// Another one for most other exits.
     #[inline(always)]
-    pub const fn place(self, count: usize) -> usize {
-        ((self.key >> 32) ^ self.key << 4) as usize & (count - 1)
+    pub const fn digest(self) -> u8 {
+        self.digest
+    }
+
+    /// True if it is the same one.
+    #[inline(always)]
+    pub const fn is(self, other: Self) -> bool {
+        self.key == other.key // and then the digest is
     }
 }
 

@@ -263,14 +263,30 @@ impl<M> Mbuf<M> {
         Some(unsafe { &mut *self.fields().buf_addr.cast::<u8>().add(usize::from(offset)).cast() })
     }
 
+    /// [`Self::prepend_array`] of `COUNT` bytes, beside the first `BEHIND` of those that were there. None, too, if the first segment
+    /// has fewer.
+    #[inline]
+    pub fn prepend_before<const COUNT: usize, const BEHIND: usize>(
+        &mut self,
+    ) -> Option<(&mut [u8; COUNT], &mut [u8; BEHIND])> {
+        const { assert!(COUNT + BEHIND <= u16::MAX as usize) };
+        if usize::from(self.fields().data_len) < BEHIND {
+            return None;
+        }
+        let offset = self.begin_earlier(COUNT as u16)?;
+        // SAFETY: the data now starts at `offset`, and its end did not move: `COUNT` bytes are new, and `BEHIND` were there before.
+        let bytes = unsafe { self.buffer_mut(offset, (COUNT + BEHIND) as u16) };
+        let (room, behind) = bytes.split_first_chunk_mut()?;
+        Some((room, behind.first_chunk_mut()?))
+    }
+
     /// Lets the data begin `count` bytes earlier; where in the buffer that is. None if the headroom is too small.
     #[inline]
     fn begin_earlier(&mut self, count: u16) -> Option<u16> {
         let fields = self.fields_mut();
         let offset = fields.data_off.checked_sub(count)?;
-        let length = fields.data_len.checked_add(count)?;
         fields.data_off = offset;
-        fields.data_len = length;
+        fields.data_len += count; // what was headroom, and with it no more than the buffer's size
         fields.pkt_len += u32::from(count);
         Some(offset)
     }

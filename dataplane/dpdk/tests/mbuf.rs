@@ -133,6 +133,8 @@ fn mempools_that_can_not_be_made_say_why() {
 #[derive(Debug, Clone)]
 enum Edit {
     Prepend(Vec<u8>),
+    /// Five bytes before three others.
+    PrependBefore([u8; 5], [u8; 3]),
     Append(Vec<u8>),
     Adj(usize),
     Trim(usize),
@@ -143,6 +145,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     let count = || prop_oneof![0..300_usize, Just(usize::MAX), 65_530..70_000_usize];
     prop_oneof![
         bytes().prop_map(Edit::Prepend),
+        any::<([u8; 5], [u8; 3])>().prop_map(|(new, others)| Edit::PrependBefore(new, others)),
         bytes().prop_map(Edit::Append),
         count().prop_map(Edit::Adj),
         count().prop_map(Edit::Trim)
@@ -159,6 +162,13 @@ fn apply(mbuf: &mut Mbuf, model: &mut Vec<u8>, edit: &Edit) -> bool {
                 model.splice(0..0, bytes.iter().copied());
             }
             taken == (bytes.len() <= headroom)
+        }
+        Edit::PrependBefore(new, others) => {
+            let taken = mbuf.prepend_before().map(|(room, behind)| (*room, *behind) = (*new, *others)).is_some();
+            if taken {
+                model.splice(0..3, new.iter().chain(others).copied());
+            }
+            taken == (new.len() <= headroom && others.len() <= length)
         }
         Edit::Append(bytes) => {
             let taken = mbuf.append(bytes.len()).map(|room| room.copy_from_slice(bytes)).is_some();

@@ -8,11 +8,11 @@ use packet::{Ecn, Plain, VportId, ethernet};
 use shm::launch::Encapsulation;
 
 use crate::io_lcore::{IoPort, TunnelPort};
-use crate::meta::{BareMbuf, Mbuf};
+use crate::meta::Mbuf;
 use crate::neighbors::{Known, Neighbors};
 use crate::ways::Exit;
 
-/// Exits at hand; a power of two.
+/// Exits at hand: one for each digest.
 const AT_HAND: usize = 256;
 
 /// An exit that is open: what its packets get.
@@ -46,10 +46,10 @@ impl Exits {
         neighbors: &Neighbors<Mbuf>,
         now_ns: u64,
     ) -> Option<&OpenExit> {
-        let place = &mut self.0[exit.place(AT_HAND)];
+        let place = &mut self.0[usize::from(exit.digest())];
         let stands = place
             .as_ref()
-            .is_some_and(|open| open.exit == exit && open.neighbors == neighbors.version() && now_ns < open.until_ns);
+            .is_some_and(|open| open.exit.is(exit) && open.neighbors == neighbors.version() && now_ns < open.until_ns);
         if !stands {
             *place = open(exit, tunnel, ports, neighbors, now_ns);
         }
@@ -92,12 +92,9 @@ impl OpenExit {
         frame_len <= self.largest && headroom >= V4_OVERHEAD
     }
 
-    /// Puts a frame that [`Self::takes`] has let pass into VXLAN, with this outer traffic class.
+    /// Writes what stands before a frame of this length, which [`Self::takes`] has let pass, in VXLAN with this outer traffic class.
     #[inline(always)]
-    pub fn wrap(&self, mbuf: &mut BareMbuf, plain: &Plain, traffic_class: u8) {
-        let inner_len = mbuf.len() as u16;
-        if let Some(room) = mbuf.prepend_array() {
-            self.template.write(room, inner_len, vxlan::entropy_port_of_plain(plain), traffic_class);
-        }
+    pub fn write(&self, room: &mut [u8; V4_OVERHEAD], frame_len: usize, plain: &Plain, traffic_class: u8) {
+        self.template.write(room, frame_len as u16, vxlan::entropy_port_of_plain(plain), traffic_class);
     }
 }

@@ -116,10 +116,12 @@ impl IoLcore {
             To::Tunnel(exit) => {
                 let exit = exits.open(exit, tunnel, ports, neighbors, *now_ns);
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
-                meet();
                 trim(&mut mbuf, plain);
-                take(way, &mut mbuf, plain);
-                exit.wrap(&mut mbuf, plain, plain.traffic_class());
+                // There is room, but who writes there wants to know how much.
+                let Some((outer, inner)) = mbuf.prepend_before() else { return Err(mbuf) };
+                meet();
+                way.take(plain, inner);
+                exit.write(outer, length, plain, plain.traffic_class());
                 let port = exit.port;
                 if let Err(mbuf) = outgoing.push(mbuf, length, VportId::TUNNEL) {
                     self.send_apart(mbuf, length, (VportId::TUNNEL, port));

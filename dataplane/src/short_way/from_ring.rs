@@ -52,7 +52,9 @@ impl IoLcore {
                 let length = mbuf.len();
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();
-                exit.wrap(&mut mbuf, &plain, dscp << 2 | plain.traffic_class() & 0b11);
+                if let Some(room) = mbuf.prepend_array() {
+                    exit.write(room, length, &plain, dscp << 2 | plain.traffic_class() & 0b11);
+                }
                 let port = exit.port;
                 if let Err(mbuf) = outgoing.push(mbuf, length, VportId::TUNNEL) {
                     self.send_apart(mbuf, length, (VportId::TUNNEL, port));
