@@ -16,7 +16,7 @@ use shm::launch::{Launch, Limits, PortLaunch, RoleLaunch};
 
 use crate::io_lcore::{IoLcore, IoPort, RxQueue, TunnelPort, TxQueue};
 use crate::lcore::Poll;
-use crate::meta::{BareBurst, Mempool, Meta};
+use crate::meta::{Mempool, Meta};
 use crate::nf_lcore::NfLcore;
 use crate::outlets::RingProducer;
 use crate::report;
@@ -316,7 +316,7 @@ fn assemble(
             mac: open.port.mac(),
             port: open.port,
             mtu: spec.mtu,
-            waiting: BareBurst::default(),
+            waiting: Box::default(),
             waiting_bytes: 0,
             stuck_polls: 0,
         });

@@ -227,7 +227,7 @@ impl ExactTable {
                 AtHome::Elsewhere => elsewhere.push(at as u8),
             }
         }
-        for at in elsewhere {
+        for &at in &elsewhere {
             let probe = probe(&mut burst[usize::from(at)]);
             probe.position = self.lines.elsewhere(probe, |_| true).map_or(Probe::NOWHERE, known);
         }
@@ -287,7 +287,7 @@ impl ExactTable {
             };
             *found = position.map(known);
         }
-        for at in elsewhere {
+        for &at in &elsewhere {
             let position = self.lines.elsewhere(&probes[usize::from(at)], |_| true);
             found[usize::from(at)] = position.map(known);
         }

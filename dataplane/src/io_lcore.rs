@@ -58,8 +58,8 @@ pub struct IoPort {
     pub mac: MacAddr,
     /// Largest IP packet, bytes.
     pub mtu: u16,
-    /// What waits to be sent.
-    pub waiting: BareBurst,
+    /// What waits to be sent; boxed, to be exchanged for another burst.
+    pub waiting: Box<BareBurst>,
     /// Bytes of it.
     pub waiting_bytes: usize,
     /// Polls in which nothing of it could be sent.
@@ -263,7 +263,7 @@ impl IoPort {
     }
 
     /// Queues packets, of so many bytes, to be sent.
-    pub fn send_burst(&mut self, mbufs: &mut BareBurst, bytes: usize, forwarder: &mut Forwarder) {
+    pub fn send_burst(&mut self, mbufs: &mut Box<BareBurst>, bytes: usize, forwarder: &mut Forwarder) {
         if self.waiting.is_empty() {
             std::mem::swap(&mut self.waiting, mbufs);
             self.waiting_bytes = bytes;

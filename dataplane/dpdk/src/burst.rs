@@ -192,7 +192,9 @@ impl<M> Burst<M> {
         // moves to the front, within the array, and the length shrinks to it.
         unsafe {
             self.mbufs.set_len(0);
-            start.add(given).copy_to(start, held - given);
+            if given < held {
+                start.add(given).copy_to(start, held - given);
+            }
             self.mbufs.set_len(held - given);
         }
         given

@@ -101,17 +101,16 @@ impl IoLcore {
         let mut looked = Looked::new();
         look_at(burst, &mut looked, Inside::NOTHING, |mbuf| door.look(mbuf, origins, topology));
         let mut leaving = Leaving::new();
-        let (mut packets, mut bytes) = (0, 0);
-        for (mbuf, inside) in burst.drain().zip(&looked) {
+        let (mut packets, mut bytes) = (looked.len() as u64, 0);
+        burst.take_each_beside(&looked, |mbuf, inside| {
             let entered = if inside.is_something() { self.enter(inside, mbuf, &mut leaving) } else { Err(mbuf) };
-            match entered {
-                Ok(length) => {
-                    packets += 1;
-                    bytes += length as u64;
-                }
-                Err(mbuf) => self.take_long_way(at, mbuf, &mut leaving),
-            }
-        }
+            let length = entered.unwrap_or_else(|mbuf| {
+                self.take_long_way(at, mbuf, &mut leaving);
+                packets -= 1; // the long way counts it
+                0
+            });
+            bytes += length as u64;
+        });
         self.leave(&mut leaving);
         self.forwarder.account.leave_uncaptured(VportId::TUNNEL, packets, bytes);
     }

@@ -19,7 +19,7 @@ pub(crate) struct Outgoing {
     port: usize,
     /// Bytes of them, as they go into the vport.
     bytes: usize,
-    mbufs: BareBurst,
+    mbufs: Box<BareBurst>,
 }
 
 /// No vport has this number.
@@ -28,8 +28,8 @@ const NOWHERE: VportId = VportId(u16::MAX);
 const _: () = assert!(MAX_VPORTS <= NOWHERE.0 as usize);
 
 impl Outgoing {
-    pub const fn new() -> Self {
-        Self { vport: NOWHERE, port: 0, bytes: 0, mbufs: BareBurst::new() }
+    pub fn new() -> Self {
+        Self { vport: NOWHERE, port: 0, bytes: 0, mbufs: Box::default() }
     }
 
     /// Adds a packet, of `length` as it goes into `vport`, if those that are here go there, too, and are less than a burst; else
