@@ -127,7 +127,8 @@ impl Ways {
         let made = &mut self.at_hand[number as usize % AT_HAND];
         let of = u64::from(number) << 16 | u64::from(prior.0);
         if made.of != of || made.renumbered != renumbered {
-            *made = Made { of, renumbered, way: make() };
+            (made.of, made.renumbered) = (of, renumbered);
+            made.way = make();
         }
         &made.way
     }

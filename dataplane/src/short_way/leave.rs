@@ -14,6 +14,8 @@ use crate::meta::{BareBurst, BareMbuf, Meta};
 pub(crate) struct Leaving {
     mbufs: BareBurst,
     notes: ArrayVec<Note, BURST>,
+    /// Apart, so that each is copied in one go to where it stays.
+    metas: ArrayVec<Meta, BURST>,
 }
 
 /// What is known of one of them.
@@ -23,13 +25,12 @@ struct Note {
     vport: VportId,
     /// What is still to be taken off the TTL.
     hops: u8,
-    meta: Meta,
 }
 
 impl Leaving {
     #[inline(always)]
     pub fn new() -> Self {
-        Self { mbufs: BareBurst::new(), notes: ArrayVec::new_const() }
+        Self { mbufs: BareBurst::new(), notes: ArrayVec::new_const(), metas: ArrayVec::new_const() }
     }
 
     #[inline(always)]
@@ -41,8 +42,9 @@ impl Leaving {
     #[inline(always)]
     pub fn push(&mut self, mbuf: BareMbuf, plain: &Plain, vport: VportId, hops: u8, meta: &Meta) -> Option<&mut Meta> {
         let _ = self.mbufs.push(mbuf);
-        self.notes.push(Note { plain: *plain, vport, hops, meta: *meta });
-        self.notes.last_mut().map(|note| &mut note.meta)
+        let _ = self.notes.try_push(Note { plain: *plain, vport, hops });
+        let _ = self.metas.try_push(*meta);
+        self.metas.last_mut()
     }
 }
 
@@ -87,22 +89,29 @@ impl IoLcore {
         }
         let found = self.forwarder.exact.find_probed(&mut probes, |probe| probe);
         let mut audited = 0;
-        for ((mbuf, note), probe) in leaving.mbufs.drain().zip(&leaving.notes).zip(&probes) {
-            match self.leave_kept(mbuf, note, found.flow(probe)) {
+        let Leaving { mbufs, notes, metas } = leaving;
+        for ((mbuf, (note, meta)), probe) in mbufs.drain().zip(notes.iter().zip(&*metas)).zip(&probes) {
+            match self.leave_kept(mbuf, (note, meta), found.flow(probe)) {
                 Ok(was_audited) => audited += u64::from(was_audited),
-                Err(mbuf) => self.leave_the_long_way(mbuf, note),
+                Err(mbuf) => self.leave_the_long_way(mbuf, (note, meta)),
             }
         }
-        leaving.notes.clear();
+        notes.clear();
+        metas.clear();
         self.forwarder.account.counters.audited_packets.add(audited);
     }
 
     /// Keeps the answers' rule and sends the packet; true if the rule was one to compare its path with. One that needs more care
     /// is given back as it came.
     #[inline(always)]
-    fn leave_kept(&mut self, mut mbuf: BareMbuf, note: &Note, answers: Option<FlowHandle>) -> Result<bool, BareMbuf> {
+    fn leave_kept(
+        &mut self,
+        mut mbuf: BareMbuf,
+        (note, meta): (&Note, &Meta),
+        answers: Option<FlowHandle>,
+    ) -> Result<bool, BareMbuf> {
         let Self { forwarder, neighbors, links, outgoing, .. } = self;
-        let &Note { ref plain, vport, hops, ref meta } = note;
+        let &Note { ref plain, vport, hops } = note;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
@@ -121,8 +130,8 @@ impl IoLcore {
 
     #[cold]
     #[inline(never)]
-    fn leave_the_long_way(&mut self, mut mbuf: BareMbuf, note: &Note) {
-        let Note { plain, vport, hops, meta } = note;
+    fn leave_the_long_way(&mut self, mut mbuf: BareMbuf, (note, meta): (&Note, &Meta)) {
+        let Note { plain, vport, hops } = note;
         if let Some(head) = mbuf.data_mut().first_chunk_mut() {
             plain.forward(head, *hops, plain.dscp());
         }
