@@ -326,5 +326,26 @@ pub const fn ecn_at_decap(outer: Ecn, inner: Ecn) -> Result<Ecn, DropReason> {
     }
 }
 
+/// True if decapsulation leaves the inner packet's ECN as it is, by both traffic classes.
+#[inline(always)]
+pub const fn ecn_stays_at_decap(outer: u8, inner: u8) -> bool {
+    ECN_STAYS >> ((outer & 0b11) << 2 | inner & 0b11) & 1 == 1
+}
+
+/// One bit for each pair, the outer one above.
+const ECN_STAYS: u16 = {
+    let (mut stays, mut pair) = (0, 0);
+    while pair < 16 {
+        let (outer, inner) = (Ecn::from_traffic_class(pair >> 2), Ecn::from_traffic_class(pair));
+        if let Ok(ecn) = ecn_at_decap(outer, inner)
+            && ecn as u8 == inner as u8
+        {
+            stays |= 1 << pair;
+        }
+        pair += 1;
+    }
+    stays
+};
+
 #[cfg(test)]
 mod tests;

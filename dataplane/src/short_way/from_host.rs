@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use packet::ethernet::MacWord;
+use packet::ip::IpHeader;
 use packet::vxlan::{self, V4_OVERHEAD, VXLAN_HEADER_LEN};
-use packet::{Ecn, MacAddr, Plain, Tag, Vni, VportId, protocol};
+use packet::{MacAddr, Plain, Tag, Vni, VportId, protocol};
 use shm::launch::Encapsulation;
 
 use super::{Leaving, Looked, look_at, trim};
@@ -19,8 +20,8 @@ const AT_HAND: usize = 256;
 /// Where the UDP checksum and the VXLAN header are in a frame on an IPv4 underlay.
 const UDP_CHECKSUM: usize = 40;
 const VXLAN: usize = V4_OVERHEAD - VXLAN_HEADER_LEN;
-/// Bytes of IPv4, UDP and VXLAN header in the outer packet.
-const OUTER_HEADERS: u16 = (V4_OVERHEAD - Plain::ETHERNET) as u16;
+/// Bytes of the shortest frame with a plain one inside.
+const LEAST: usize = V4_OVERHEAD + Plain::LEAST;
 
 /// Where the tunnel ends.
 struct Door {
@@ -64,14 +65,17 @@ impl Door {
     #[inline(always)]
     fn look(&self, mbuf: &BareMbuf, origins: &mut Origins, topology: &Topology) -> Option<Inside> {
         let frame = mbuf.data();
+        let head = frame.first_chunk::<LEAST>()?;
+        if !mbuf.is_single_segment() || !self.mac.is_destination_of(head) {
+            return None;
+        }
         let outer = Plain::parse(frame)?;
-        let is_vxlan = outer.protocol() == protocol::UDP && outer.destination_port() == self.udp_port;
-        let is_ours =
-            self.mac.is_destination_of(frame) && outer.destination() == self.address && mbuf.is_single_segment();
-        let head = frame.first_chunk::<V4_OVERHEAD>()?;
+        if outer.protocol() != protocol::UDP || outer.destination_port() != self.udp_port {
+            return None;
+        }
         let udp_len = u16::from_be_bytes([head[UDP_CHECKSUM - 2], head[UDP_CHECKSUM - 1]]);
-        let is_whole = outer.ip_len.checked_sub(20) == Some(udp_len) && outer.ip_len > OUTER_HEADERS;
-        if !(is_vxlan && is_ours && is_whole) || head[UDP_CHECKSUM..][..2] != [0, 0] {
+        let is_whole = usize::from(outer.ip_len) == IpHeader::V4_LEN + usize::from(udp_len);
+        if outer.destination() != self.address || !is_whole || head[UDP_CHECKSUM..][..2] != [0, 0] {
             return None;
         }
         let vni = vxlan::parse(&head[VXLAN..]).ok()?;
@@ -79,8 +83,7 @@ impl Door {
         let plain = Plain::parse(inner)?;
         let segment = MacAddr(*inner.first_chunk::<6>()?).vport()?;
         let tag = Tag::new(plain.dscp()).ok()?;
-        let ecn = Ecn::from_traffic_class(plain.traffic_class());
-        let stays = vxlan::ecn_at_decap(Ecn::from_traffic_class(outer.traffic_class()), ecn) == Ok(ecn);
+        let stays = vxlan::ecn_stays_at_decap(outer.traffic_class(), plain.traffic_class());
         let goes = stays && plain.ttl() > 1 && origins.is_host(outer.source(), vni, topology);
         goes.then_some(Inside { plain, segment, vni, tag, dscp: outer.dscp() })
     }

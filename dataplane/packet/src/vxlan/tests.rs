@@ -156,6 +156,8 @@ fn ecn_is_combined_by_the_table_of_rfc_6040() {
     for (inner, row) in table {
         for (outer, expected) in outers.into_iter().zip(row) {
             assert_eq!(ecn_at_decap(outer, inner), expected.ok_or(DropReason::EcnMismatch), "{outer:?} over {inner:?}");
+            let stays = ecn_stays_at_decap(0xa8 | outer as u8, 0x54 | inner as u8);
+            assert_eq!(stays, expected == Some(inner), "{outer:?} over {inner:?}");
         }
         assert_eq!(ecn_at_encap(inner), inner);
     }
