@@ -67,6 +67,13 @@ impl IoLcore {
         self.leave(before);
         self.from_port(at, mbuf.with_meta(Meta::NEW));
         self.deliver_local();
+        self.check_exits();
+    }
+
+    /// Closes the exits if one of them may no longer stand.
+    #[inline(always)]
+    fn check_exits(&mut self) {
+        self.exits.check(&self.neighbors, self.forwarder.now_ns);
     }
 }
 

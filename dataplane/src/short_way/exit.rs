@@ -1,7 +1,8 @@
 //! The exits to other hosts: for each VTEP and network the outer headers, of which only what is the packet's own has to be filled
 //! in.
 //!
-//! An exit stands as long as the neighbour that it leads to has its address and is not due for a question.
+//! An exit stands as long as the neighbour that it leads to has its address and is not due for a question. That is asked of all
+//! together, before a burst and after each packet of it that took the long way, by which alone neighbours change.
 
 use packet::vxlan::{self, Outer, Template, V4_OVERHEAD};
 use packet::{Ecn, Plain, VportId, ethernet};
@@ -19,7 +20,6 @@ const AT_HAND: usize = 256;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpenExit {
     exit: Exit,
-    neighbors: u64,
     until_ns: u64,
     /// The largest frame that fits the underlay, bytes.
     largest: usize,
@@ -29,14 +29,35 @@ pub(crate) struct OpenExit {
 }
 
 /// The exits of the lcore with the tunnel.
-pub(crate) struct Exits(Box<[Option<OpenExit>; AT_HAND]>);
+pub(crate) struct Exits {
+    at_hand: Box<[Option<OpenExit>; AT_HAND]>,
+    /// The version of the neighbours with which all were opened.
+    neighbors: u64,
+    /// Until when all stand.
+    until_ns: u64,
+}
 
 impl Exits {
     pub fn new() -> Self {
-        Self(Box::new([None; AT_HAND]))
+        Self { at_hand: Box::new([None; AT_HAND]), neighbors: 0, until_ns: u64::MAX }
     }
 
-    /// An exit, opened if need be; none where that takes more care.
+    /// Closes all if one of them may no longer stand.
+    #[inline(always)]
+    pub fn check(&mut self, neighbors: &Neighbors<Mbuf>, now_ns: u64) {
+        if self.neighbors != neighbors.version() || now_ns >= self.until_ns {
+            self.close(neighbors.version());
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn close(&mut self, neighbors: u64) {
+        self.at_hand.fill(None);
+        (self.neighbors, self.until_ns) = (neighbors, u64::MAX);
+    }
+
+    /// An exit that stood when [`Self::check`] was last called, or is opened now; none where that takes more care.
     #[inline(always)]
     pub fn open(
         &mut self,
@@ -46,12 +67,10 @@ impl Exits {
         neighbors: &Neighbors<Mbuf>,
         now_ns: u64,
     ) -> Option<&OpenExit> {
-        let place = &mut self.0[usize::from(exit.digest())];
-        let stands = place
-            .as_ref()
-            .is_some_and(|open| open.exit.is(exit) && open.neighbors == neighbors.version() && now_ns < open.until_ns);
-        if !stands {
+        let place = &mut self.at_hand[usize::from(exit.digest())];
+        if !place.as_ref().is_some_and(|open| open.exit.is(exit)) {
             *place = open(exit, tunnel, ports, neighbors, now_ns);
+            self.until_ns = place.as_ref().map_or(self.until_ns, |open| self.until_ns.min(open.until_ns));
         }
         place.as_ref()
     }
@@ -82,7 +101,7 @@ fn open(
         ecn: Ecn::NotEct,
     })?;
     let largest = (usize::from(port.mtu) + ethernet::HEADER_LEN).saturating_sub(V4_OVERHEAD);
-    Some(OpenExit { exit, neighbors: neighbors.version(), until_ns, largest, port: tunnel.port, template })
+    Some(OpenExit { exit, until_ns, largest, port: tunnel.port, template })
 }
 
 impl OpenExit {

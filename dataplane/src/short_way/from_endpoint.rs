@@ -35,6 +35,7 @@ impl IoLcore {
     /// Untagged frames of the port `at`, where this endpoint is.
     pub(super) fn burst_from_endpoint(&mut self, at: usize, vport: VportId, vni: Vni, burst: &mut BareBurst) {
         let door = Door { vport, mac: MacWord::new(self.ports[at].mac), mtu: self.ports[at].mtu };
+        self.check_exits();
         let exact = &self.forwarder.exact;
         let mut looked = Looked::new();
         look_at(burst, &mut looked, (Plain::NOTHING, Probe::NOTHING), |mbuf| {

@@ -17,11 +17,13 @@ impl IoLcore {
         let mut leaving = Leaving::new();
         let is_capturing = self.forwarder.account.is_capturing();
         burst.iter().for_each(|mbuf| mbuf.prefetch());
+        self.check_exits();
         for mbuf in burst.drain() {
             let passed = if is_capturing { Err(mbuf) } else { self.pass_on(mbuf, &mut leaving) };
             if let Err(mbuf) = passed {
                 self.leave(&mut leaving);
                 self.deliver(mbuf);
+                self.check_exits();
             }
         }
         self.leave(&mut leaving);
