@@ -18,8 +18,8 @@ use crate::exact::{FlowState, Found, Probe};
 use crate::forwarder::Forwarder;
 use crate::meta::Mbuf;
 
-/// The time for which a lcore that does not keep up takes one new flow in is 2 to the power of this, ns: 61,000 in a second.
-const EACH_NS_LOG2: u32 = 14;
+/// The time for which a lcore that does not keep up takes one new flow in is 2 to the power of this, ns: 30,500 in a second.
+const EACH_NS_LOG2: u32 = 15;
 
 /// Of a rush, so many times as many come in as can be parked. A lcore that can set up 660,000 flows a second, and stood still for 10
 /// ms while 500,000 came, catches up for 30 ms, with whole bursts all the while, and none of those flows is to be lost.

@@ -19,6 +19,8 @@ const PARKED: u32 = 8;
 const PARKED_PER_FLOW: u16 = 2;
 const CLOSING_S: u32 = 2;
 const SETUP_TIMEOUT_MS: u32 = 500;
+/// The time for which one new flow comes in by whole bursts.
+const EACH_NS: u64 = 32_768;
 
 #[test]
 fn a_flood_costs_little_and_keeps_nobody_out() {
@@ -95,7 +97,7 @@ fn whole_bursts_bring_in_new_flows_now_and_then(rig: &mut Rig) {
         assert_eq!(carry(rig, burst), usize::from(BURST) / 2);
         asked += reject(rig);
     }
-    let gathered = ((rig.now_ns - before_ns) >> 14) as usize;
+    let gathered = ((rig.now_ns - before_ns) / EACH_NS) as usize;
     let all = 32 * PARKED as usize; // a rush
     assert!((all + gathered..=all + gathered + 1).contains(&asked), "{asked} in {gathered} times the time of one");
     rig.poll();
@@ -121,7 +123,7 @@ fn packets_of_a_flow_that_has_just_come_in_are_parked(rig: &mut Rig) {
     rig.poll();
     while carry(rig, 11_100..11_100 + BURST) > 0 || reject(rig) == 0 {} // the budget is spent just now
     rig.poll();
-    rig.now_ns += 16_384; // one more may come in, and not yet another
+    rig.now_ns += EACH_NS; // one more may come in, and not yet another
     let before = rig.drops(DropReason::TooManyNewFlows);
     let burst = [12_000, 12_000, 12_001].into_iter().chain(known(BURST - 3));
     assert_eq!(carry(rig, burst), usize::from(BURST) - 3);
