@@ -77,14 +77,8 @@ impl IoLcore {
     }
 }
 
-/// What the packets of a burst were looked at as, in order.
+/// What the packets of a burst were looked at as, in order; something that is nothing for those that are not plain.
 type Looked<T> = ArrayVec<T, BURST>;
-
-/// Shows each packet of a burst to `look`, which finds out whether it is plain; where it is not, `nothing` stands.
-#[inline(always)]
-fn look_at<T: Copy>(burst: &BareBurst, looked: &mut Looked<T>, nothing: T, look: impl FnMut(&BareMbuf) -> Option<T>) {
-    burst.note_each(looked, nothing, look);
-}
 
 /// Takes Ethernet padding off.
 #[inline(always)]

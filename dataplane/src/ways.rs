@@ -228,9 +228,10 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
+    use packet::{Direction, PathId, Tag};
+
     use super::*;
     use crate::report::tests::launch;
-    use packet::{Direction, PathId, Tag};
 
     /// The NF of the launch document, on lcore 1, in network 1.
     const NF: VportId = VportId(3);

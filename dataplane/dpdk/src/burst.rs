@@ -71,14 +71,7 @@ impl<M> Burst<M> {
     /// Hands all over, in order; like [`Self::drain`], but a panic in `take` leaves those behind it to nobody.
     #[inline(always)]
     pub fn take_each(&mut self, mut take: impl FnMut(Mbuf<M>)) {
-        let count = self.len();
-        // SAFETY: zero is never beyond the capacity; the first `count` elements are no longer the array's.
-        unsafe { self.mbufs.set_len(0) };
-        for index in 0..count {
-            // SAFETY: `index` is below the length that the array had, so an initialised element is there; each is read once, and
-            // after `set_len(0)` nothing else will read or drop it.
-            take(unsafe { self.mbufs.as_ptr().add(index).read() });
-        }
+        self.take_each_beside(&[(); BURST], |mbuf, ()| take(mbuf));
     }
 
     /// Hands each over with what stands beside it, in order; those with nothing beside them are freed. A panic in `take` leaves

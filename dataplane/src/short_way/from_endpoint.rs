@@ -3,7 +3,7 @@
 use packet::ethernet::MacWord;
 use packet::{Plain, Vni, VportId};
 
-use super::{Leaving, Link, Looked, look_at, trim};
+use super::{Leaving, Link, Looked, trim};
 use crate::exact::{Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
@@ -38,7 +38,7 @@ impl IoLcore {
         self.check_exits();
         let exact = &self.forwarder.exact;
         let mut looked = Looked::new();
-        look_at(burst, &mut looked, (Plain::NOTHING, Probe::NOTHING), |mbuf| {
+        burst.note_each(&mut looked, (Plain::NOTHING, Probe::NOTHING), |mbuf| {
             let plain = door.look(mbuf)?;
             Some((plain, exact.probe(KeyImage::of_plain(&plain, vport, vni))))
         });

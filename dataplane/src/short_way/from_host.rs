@@ -8,7 +8,7 @@ use packet::vxlan::{self, V4_OVERHEAD, VXLAN_HEADER_LEN};
 use packet::{MacAddr, Plain, Tag, Vni, VportId, protocol};
 use shm::launch::Encapsulation;
 
-use super::{Leaving, Looked, look_at, trim};
+use super::{Leaving, Looked, trim};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};
@@ -102,7 +102,7 @@ impl IoLcore {
         let Some(door) = door else { return self.burst_the_long_way(at, burst) };
         let (origins, topology) = (&mut self.origins, &self.forwarder.topology);
         let mut looked = Looked::new();
-        look_at(burst, &mut looked, Inside::NOTHING, |mbuf| door.look(mbuf, origins, topology));
+        burst.note_each(&mut looked, Inside::NOTHING, |mbuf| door.look(mbuf, origins, topology));
         let mut leaving = Leaving::new();
         let (mut packets, mut bytes) = (looked.len() as u64, 0);
         burst.take_each_beside(&looked, |mbuf, inside| {
