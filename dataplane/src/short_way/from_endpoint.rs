@@ -93,7 +93,7 @@ impl IoLcore {
         mut mbuf: BareMbuf,
         leaving: &mut Leaving,
     ) -> Result<usize, BareMbuf> {
-        let Self { forwarder, ports, neighbors, links, exits, tunnel, outgoing, .. } = self;
+        let Self { forwarder, ports, neighbors, links, exits, tunnel, .. } = self;
         let Forwarder { exact, ways, topology, outlets, account, now_ns, .. } = forwarder;
         let Some((mut entry, numbered)) = exact.active_found(found, probe) else { return Err(mbuf) };
         let way =
@@ -124,9 +124,7 @@ impl IoLcore {
                 way.take(plain, inner);
                 exit.write(outer, length, plain, plain.traffic_class());
                 let port = exit.port;
-                if let Err(mbuf) = outgoing.push(mbuf, length, VportId::TUNNEL) {
-                    self.send_apart(mbuf, length, (VportId::TUNNEL, port));
-                }
+                self.send_on(mbuf, length, (VportId::TUNNEL, port));
             }
             To::LinkAtOnce(ref link) if leaving.is_empty() => {
                 let hop = link.next_hop(plain.destination());
@@ -136,9 +134,7 @@ impl IoLcore {
                 // The tag would be taken off again at once: nobody is between the head and the end.
                 link.pass(&mut mbuf, mac);
                 let exit = link.exit();
-                if let Err(mbuf) = outgoing.push(mbuf, length, exit.0) {
-                    self.send_apart(mbuf, length, exit);
-                }
+                self.send_on(mbuf, length, exit);
             }
             To::Link(vport) | To::LinkAtOnce(Link { vport, .. }) => {
                 if links.of(vport).is_none() {

@@ -48,19 +48,18 @@ impl IoLcore {
                 Ok(())
             }
             Task::Encapsulate(IpAddr::V4(vtep)) => {
-                let Self { forwarder, ports, neighbors, exits, tunnel, outgoing, .. } = self;
+                let Self { forwarder, ports, neighbors, exits, tunnel, .. } = self;
                 let Meta { vni, dscp, .. } = *mbuf.meta();
                 let exit = exits.open(Exit::new(vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
                 let length = mbuf.len();
                 let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
                 let mut mbuf = mbuf.without_meta();
+                // The exit has seen that there is room.
                 if let Some(room) = mbuf.prepend_array() {
                     exit.write(room, length, &plain, dscp << 2 | plain.traffic_class() & 0b11);
                 }
                 let port = exit.port;
-                if let Err(mbuf) = outgoing.push(mbuf, length, VportId::TUNNEL) {
-                    self.send_apart(mbuf, length, (VportId::TUNNEL, port));
-                }
+                self.send_on(mbuf, length, (VportId::TUNNEL, port));
                 Ok(())
             }
             _ => Err(mbuf),

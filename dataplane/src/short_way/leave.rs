@@ -68,16 +68,14 @@ impl IoLcore {
         hops: u8,
         dscp: u8,
     ) -> Result<(), BareMbuf> {
-        let Self { forwarder, neighbors, links, outgoing, .. } = self;
+        let Self { forwarder, neighbors, links, .. } = self;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
         link.address(&mut mbuf, (plain, hops, dscp), mac);
         let length = mbuf.len();
         let exit = link.exit();
-        if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
-            self.send_apart(mbuf, length, exit);
-        }
+        self.send_on(mbuf, length, exit);
         Ok(())
     }
 
@@ -110,7 +108,7 @@ impl IoLcore {
         (note, meta): (&Note, &Meta),
         answers: Option<FlowHandle>,
     ) -> Result<bool, BareMbuf> {
-        let Self { forwarder, neighbors, links, outgoing, .. } = self;
+        let Self { forwarder, neighbors, links, .. } = self;
         let &Note { ref plain, vport, hops } = note;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
@@ -122,9 +120,7 @@ impl IoLcore {
         link.address(&mut mbuf, (plain, hops, meta.dscp), mac);
         let length = mbuf.len();
         let exit = link.exit();
-        if let Err(mbuf) = outgoing.push(mbuf, length, vport) {
-            self.send_apart(mbuf, length, exit);
-        }
+        self.send_on(mbuf, length, exit);
         Ok(is_end)
     }
 

@@ -35,7 +35,7 @@ impl Outgoing {
     /// Adds a packet, of `length` as it goes into `vport`, if those that are here go there, too, and are less than a burst; else
     /// it is given back, for [`IoLcore::send_apart`].
     #[inline(always)]
-    pub fn push(&mut self, mbuf: BareMbuf, length: usize, vport: VportId) -> Result<(), BareMbuf> {
+    fn push(&mut self, mbuf: BareMbuf, length: usize, vport: VportId) -> Result<(), BareMbuf> {
         if vport != self.vport {
             return Err(mbuf);
         }
@@ -58,10 +58,18 @@ impl Outgoing {
 }
 
 impl IoLcore {
-    /// Sends a packet that [`Outgoing::push`] gave back after those that are there.
+    /// Sends a packet, of `length` as it goes into its vport, by that one's port, after those that are on their way.
+    #[inline(always)]
+    pub(super) fn send_on(&mut self, mbuf: BareMbuf, length: usize, (vport, port): (VportId, usize)) {
+        if let Err(mbuf) = self.outgoing.push(mbuf, length, vport) {
+            self.send_apart(mbuf, length, (vport, port));
+        }
+    }
+
+    /// The same where [`Outgoing::push`] gave it back.
     #[cold]
     #[inline(never)]
-    pub(super) fn send_apart(&mut self, mbuf: BareMbuf, length: usize, (vport, port): (VportId, usize)) {
+    fn send_apart(&mut self, mbuf: BareMbuf, length: usize, (vport, port): (VportId, usize)) {
         let Self { outgoing, ports, forwarder, .. } = self;
         outgoing.go(ports, forwarder);
         (outgoing.vport, outgoing.port, outgoing.bytes) = (vport, port, length);
