@@ -142,17 +142,20 @@ impl Outer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Template {
     bytes: [u8; V4_OVERHEAD],
-    /// Of the IPv4 header without its length, traffic class and checksum.
+    /// Of the IPv4 header without its checksum and its first word, where the traffic class and the length are.
     sum: u32,
 }
 
 impl Template {
+    /// In place of one.
+    pub const NOTHING: Self = Self { bytes: [0; V4_OVERHEAD], sum: 0 };
+
     /// The template of these headers; source port, DSCP and ECN are each packet's own. None on an IPv6 underlay, where the UDP
     /// checksum covers the whole frame.
     pub fn new(outer: &Outer) -> Option<Self> {
         let mut bytes = [0; V4_OVERHEAD];
         Outer { source_port: 0, dscp: 0, ecn: Ecn::NotEct, ..*outer }.write(&mut bytes, &[]).ok()?;
-        bytes[IP_LENGTH..][..2].fill(0);
+        bytes[HEADER_LEN..][..4].fill(0);
         bytes[IP_CHECKSUM..][..2].fill(0);
         let sum = checksum::Sum::new().bytes(&bytes[HEADER_LEN..UDP]).folded();
         Some(Self { bytes, sum: u32::from(sum) })
@@ -161,25 +164,24 @@ impl Template {
     /// Writes the outer headers of a packet, as [`Outer::write`] does. The frame inside has `inner_len` bytes, which the whole's
     /// 65,535 have room for.
     #[inline(always)]
-    pub fn write(&self, room: &mut [u8; V4_OVERHEAD], inner_len: u16, source_port: u16, traffic_class: u8) {
-        let udp_len = inner_len + (UDP_HEADER_LEN + VXLAN_HEADER_LEN) as u16;
-        let ip_len = udp_len + IpHeader::V4_LEN as u16;
-        let sum = self.sum + u32::from(ip_len) + u32::from(traffic_class);
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let folded = (folded & 0xffff) + (folded >> 16);
+    pub fn write(&self, room: &mut [u8; V4_OVERHEAD], inner_len: usize, source_port: u16, traffic_class: u8) {
+        let udp_len = (inner_len + UDP_HEADER_LEN + VXLAN_HEADER_LEN) as u16;
+        let ip_len = (inner_len + V4_OVERHEAD - HEADER_LEN) as u32;
+        let first = IPV4_WITHOUT_OPTIONS + (u32::from(traffic_class) << 16) + ip_len;
+        let checksum = !checksum::fold_word(self.sum + first);
         *room = self.bytes;
-        room[HEADER_LEN + 1] = traffic_class;
-        [room[IP_LENGTH], room[IP_LENGTH + 1]] = ip_len.to_be_bytes();
-        [room[IP_CHECKSUM], room[IP_CHECKSUM + 1]] = (!folded as u16).to_be_bytes();
-        [room[UDP], room[UDP + 1]] = source_port.to_be_bytes();
-        [room[UDP + 4], room[UDP + 5]] = udp_len.to_be_bytes();
+        room[HEADER_LEN..][..4].copy_from_slice(&first.to_be_bytes());
+        room[IP_CHECKSUM..][..2].copy_from_slice(&checksum.to_be_bytes());
+        room[UDP..][..2].copy_from_slice(&source_port.to_be_bytes());
+        room[UDP + 4..][..2].copy_from_slice(&udp_len.to_be_bytes());
     }
 }
 
 /// Offsets in the outer headers on an IPv4 underlay.
-const IP_LENGTH: usize = HEADER_LEN + 2;
 const IP_CHECKSUM: usize = HEADER_LEN + 10;
 const UDP: usize = HEADER_LEN + IpHeader::V4_LEN;
+/// The first word of an IPv4 header: version and header length.
+const IPV4_WITHOUT_OPTIONS: u32 = 0x4500_0000;
 
 /// What [`parse_outer`] found around an inner frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,7 +245,7 @@ fn decap(frame: &[u8], outer: &Headers) -> Result<Decap, DropReason> {
 }
 
 /// The outer source port of a flow's packets, in 49152..=65535 (RFC 7348 section 5), so that the underlay spreads flows over
-/// its links and keeps each in order.
+/// its links and keeps each in order. The protocol takes no part: in IPv6 a later fragment may name an extension header.
 #[inline]
 pub fn entropy_port(five_tuple: &FiveTuple) -> u16 {
     let wide = |address: IpAddr| match address {
@@ -261,7 +263,7 @@ pub fn entropy_port(five_tuple: &FiveTuple) -> u16 {
     };
     let ports =
         u32::from(five_tuple.source_port.swap_bytes()) | u32::from(five_tuple.destination_port.swap_bytes()) << 16;
-    entropy(addresses, ports, five_tuple.protocol)
+    entropy(addresses, ports)
 }
 
 /// An IPv4 address as it stands in a frame, as [`Plain`] has it.
@@ -273,12 +275,14 @@ const fn narrow(address: Ipv4Addr) -> u32 {
 /// [`entropy_port`] of a plain packet.
 #[inline(always)]
 pub const fn entropy_port_of_plain(plain: &Plain) -> u16 {
-    entropy(plain.addresses, plain.ports, plain.protocol())
+    entropy(plain.addresses, plain.ports)
 }
 
+/// The upper bits of the hash, in the order in which they are written without a swap.
 #[inline(always)]
-const fn entropy(addresses: u64, ports: u32, protocol: u8) -> u16 {
-    0xc000 | (mix(addresses, (ports as u64) << 8 | protocol as u64) >> 50) as u16
+const fn entropy(addresses: u64, ports: u32) -> u16 {
+    let [low, high] = ((mix(addresses, ports as u64) >> 48 | 0xc0) as u16).to_le_bytes();
+    u16::from_be_bytes([low, high])
 }
 
 /// [`entropy_port`] of a packet: fragments, the first too, are hashed without their ports, which later ones lack.
@@ -287,8 +291,7 @@ pub fn entropy_port_of(headers: &Headers) -> u16 {
     let five_tuple = headers.five_tuple;
     match headers.fragment {
         Fragment::Whole => entropy_port(&five_tuple),
-        // Nor does the protocol take part: in IPv6 a later fragment may name an extension header.
-        _ => entropy_port(&FiveTuple { source_port: 0, destination_port: 0, protocol: 0, ..five_tuple }),
+        _ => entropy_port(&FiveTuple { source_port: 0, destination_port: 0, ..five_tuple }),
     }
 }
 

@@ -114,6 +114,6 @@ impl OpenExit {
     /// Writes what stands before a frame of this length, which [`Self::takes`] has let pass, in VXLAN with this outer traffic class.
     #[inline(always)]
     pub fn write(&self, room: &mut [u8; V4_OVERHEAD], frame_len: usize, plain: &Plain, traffic_class: u8) {
-        self.template.write(room, frame_len as u16, vxlan::entropy_port_of_plain(plain), traffic_class);
+        self.template.write(room, frame_len, vxlan::entropy_port_of_plain(plain), traffic_class);
     }
 }

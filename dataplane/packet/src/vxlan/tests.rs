@@ -163,20 +163,32 @@ fn ecn_is_combined_by_the_table_of_rfc_6040() {
     }
 }
 
+/// Breaks if an underlay that chooses by some bits of the source port sends flows of one kind by few of its links.
 #[test]
-fn the_source_port_spreads_flows_that_differ_in_one_port() {
-    let tuple = |source_port| FiveTuple {
-        source: vteps().0,
-        destination: vteps().1,
+fn the_source_port_spreads_flows_that_differ_in_one_field() {
+    let v4 = |third: u8, number: u32| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | u32::from(third) << 16 | number));
+    let tuple = |source, destination, source_port, destination_port| FiveTuple {
+        source: v4(0, source),
+        destination: v4(1, destination),
         source_port,
-        destination_port: 80,
+        destination_port,
         protocol: protocol::TCP,
     };
-    let mut links = [0u32; 16];
-    for port in 0..16_000 {
-        links[usize::from(entropy_port(&tuple(port)) & 15)] += 1;
+    let kinds: [&dyn Fn(u32) -> FiveTuple; 4] = [
+        &|number| tuple(number, 1, 1_024, 80),
+        &|number| tuple(1, number, 1_024, 80),
+        &|number| tuple(1, 1, number as u16, 80),
+        &|number| tuple(1, 1, 1_024, number as u16),
+    ];
+    for (kind, flow) in kinds.iter().enumerate() {
+        for shift in [0, 4, 8] {
+            let mut links = [0_u32; 16];
+            for number in 0..16_000 {
+                links[usize::from(entropy_port(&flow(number)) >> shift & 15)] += 1;
+            }
+            assert!(links.iter().all(|count| (800..1200).contains(count)), "kind {kind}, bits from {shift}: {links:?}");
+        }
     }
-    assert!(links.iter().all(|count| (800..1200).contains(count)), "{links:?}");
 }
 
 proptest! {
@@ -221,7 +233,7 @@ proptest! {
     /// Breaks if a template's packet differs in any byte from one that was written anew, or flows take other ways by it.
     #[test]
     fn a_template_writes_what_outer_writes(
-        inner_len in 14_u16..9_000,
+        inner_len in 14_usize..9_000,
         (source_port, dscp, ecn) in (any::<u16>(), 0_u8..64, 0_u8..4),
         vni in 0_u32..1 << 24,
         (from, to) in (samples::v4(), samples::v4()),
@@ -229,7 +241,7 @@ proptest! {
         let ecn = Ecn::from_traffic_class(ecn);
         let outer = Outer { source_port, dscp, ecn, vni: Vni::new(vni).unwrap(), ..outer((from.into(), to.into())) };
         let (mut expected, mut written) = ([0xaa; V4_OVERHEAD], [0x55; V4_OVERHEAD]);
-        outer.write(&mut expected, &vec![0; usize::from(inner_len)]).unwrap();
+        outer.write(&mut expected, &vec![0; inner_len]).unwrap();
         Template::new(&outer).unwrap().write(&mut written, inner_len, source_port, dscp << 2 | ecn as u8);
         prop_assert_eq!(written, expected);
         prop_assert_eq!(Template::new(&Outer { source: vteps6().0, destination: vteps6().1, ..outer }), None);
