@@ -25,7 +25,6 @@ mod link;
 mod outgoing;
 
 use arrayvec::ArrayVec;
-use packet::Plain;
 
 pub(crate) use self::exit::Exits;
 pub(crate) use self::from_host::Origins;
@@ -80,11 +79,15 @@ impl IoLcore {
 /// What the packets of a burst were looked at as, in order; something that is nothing for those that are not plain.
 type Looked<T> = ArrayVec<T, BURST>;
 
-/// Takes Ethernet padding off.
+/// Takes Ethernet padding off, which is what is beyond this length.
 #[inline(always)]
-fn trim(mbuf: &mut BareMbuf, plain: &Plain) {
-    let padding = mbuf.len() - plain.frame_len(); // a plain packet ends within its frame
-    if padding > 0 {
-        let _ = mbuf.trim(padding);
-    }
+fn trim(mbuf: BareMbuf, length: usize) -> BareMbuf {
+    if mbuf.len() == length { mbuf } else { without_padding(mbuf, length) }
+}
+
+#[cold]
+#[inline(never)]
+fn without_padding(mut mbuf: BareMbuf, length: usize) -> BareMbuf {
+    let _ = mbuf.trim(mbuf.len().saturating_sub(length)); // a plain packet ends within its frame
+    mbuf
 }

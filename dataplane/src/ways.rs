@@ -62,6 +62,9 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// Like no other: no network has a number so large.
+    pub(crate) const NONE: Self = Self { key: u64::MAX, digest: 0 };
+
     /// The exit to this VTEP in this network.
     #[inline(always)]
     pub const fn new(vtep: Ipv4Addr, vni: Vni) -> Self {
@@ -163,7 +166,9 @@ impl Way {
     #[inline(always)]
     pub fn take(&self, plain: &Plain, head: &mut PlainHead) {
         plain.forward(head, 1, self.tag);
-        self.address(head);
+        // In two pieces, each of them a word.
+        head[..8].copy_from_slice(&self.addresses[..8]);
+        head[8..12].copy_from_slice(&self.addresses[8..]);
     }
 
     /// The way of an exact rule; none leads nowhere.
@@ -187,11 +192,16 @@ impl Way {
         Self::toward(action.next, prior, topology, outlets.me(), meta, action.path_mtu)
     }
 
-    /// The same on a lcore with these links, for as long as it has them.
-    pub(crate) fn by(self, links: &Links) -> Self {
-        let To::Link(vport) = self.to else { return self };
-        let at_once = links.of(vport).filter(|_| matches!(self.meta.delivery, Delivery::None));
-        Self { to: at_once.map_or(self.to, |link| To::LinkAtOnce(*link)), ..self }
+    /// The same on a lcore with these links, for as long as it has them, and with a tunnel for packets of this size.
+    pub(crate) fn by(self, links: &Links, tunnel_mtu: u16) -> Self {
+        match self.to {
+            To::Link(vport) => {
+                let at_once = links.of(vport).filter(|_| matches!(self.meta.delivery, Delivery::None));
+                Self { to: at_once.map_or(self.to, |link| To::LinkAtOnce(*link)), ..self }
+            }
+            To::Tunnel(_) => Self { path_mtu: self.path_mtu.min(tunnel_mtu), ..self },
+            To::LongWay | To::Lcore(_) | To::LinkAtOnce(_) => self,
+        }
     }
 
     /// The way of a tag rule; of its metadata the network, the tag and the service header's part are the packet's own.
@@ -273,5 +283,17 @@ mod tests {
         let without = Topology::new(&without).unwrap().with_version(1);
         let nowhere = || Way::of_head(Some(&two), NF, &without, &outlets);
         assert_eq!(ways.of(number(1), NF, nowhere).to, To::LongWay);
+    }
+
+    /// Breaks if a packet goes into the tunnel by a way that is wider.
+    #[test]
+    fn a_way_is_as_wide_as_the_lcores_tunnel() {
+        let topology = Topology::new(&launch()).unwrap();
+        let links = Links::new(&topology, &[]);
+        let leading = |to, path_mtu| Way { to, path_mtu, ..Way::NONE };
+        let tunnel = To::Tunnel(Exit::new(Ipv4Addr::LOCALHOST, Vni::ZERO));
+        let widths = [1_400, 1_500].map(|path_mtu| leading(tunnel, path_mtu).by(&links, 1_450).path_mtu);
+        assert_eq!(widths, [1_400, 1_450]);
+        assert_eq!(leading(To::Lcore(1), 9_000).by(&links, 1_450).path_mtu, 9_000);
     }
 }

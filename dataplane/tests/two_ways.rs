@@ -20,6 +20,8 @@ const ROUNDS: u64 = 300;
 const FLOWS: u16 = 4;
 const FROM_CLIENT: u16 = 2_000;
 const FROM_PEER: u16 = 3_000;
+/// So that the largest of the client's packets do not fit.
+const UNDERLAY_MTU: u16 = 1_530;
 
 /// A frame, and whether it comes from the client or by the underlay.
 type Arrival = (bool, Vec<u8>);
@@ -35,7 +37,9 @@ struct Seen {
 
 #[test]
 fn both_ways_do_the_same() {
-    let mut rig = Rig::with(peer::launch(Encapsulation::Vxlan));
+    let mut launch = peer::launch(Encapsulation::Vxlan);
+    launch.ports[1].mtu = UNDERLAY_MTU;
+    let mut rig = Rig::with(launch);
     rig.join_peer();
     for kind in [build::udp, |from, to, payload: &[u8]| build::tcp(from, to, flags::ACK, payload)] {
         for flow in 0..FLOWS {

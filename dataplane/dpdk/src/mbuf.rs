@@ -275,9 +275,12 @@ impl<M> Mbuf<M> {
         }
         let offset = self.begin_earlier(COUNT as u16)?;
         // SAFETY: the data now starts at `offset`, and its end did not move: `COUNT` bytes are new, and `BEHIND` were there before.
-        let bytes = unsafe { self.buffer_mut(offset, (COUNT + BEHIND) as u16) };
-        let (room, behind) = bytes.split_first_chunk_mut()?;
-        Some((room, behind.first_chunk_mut()?))
+        // They are this mbuf's alone, initialised (see `buffer_mut`), and the two do not overlap. No buffer begins at null.
+        unsafe {
+            let start = self.fields().buf_addr.cast::<u8>().add(usize::from(offset));
+            std::hint::assert_unchecked(!start.is_null());
+            Some((&mut *start.cast(), &mut *start.add(COUNT).cast()))
+        }
     }
 
     /// Lets the data begin `count` bytes earlier; where in the buffer that is. None if the headroom is too small.

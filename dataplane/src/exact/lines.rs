@@ -56,9 +56,8 @@ struct Line {
 /// Where the places and the strays are in a line's tail.
 const PLACES: usize = 2 * SLOTS;
 const STRAYS: usize = 15;
-/// Bytes of a place, and its bits of the four bytes where it begins.
+/// Bytes of a place.
 const PLACE: usize = 3;
-const PLACE_MASK: u32 = 0xff_ffff;
 /// The lowest and the highest bit of each tag, where the tags are one word.
 const TAG_LOW: u64 = 0x0001_0001_0001;
 const TAG_HIGH: u64 = TAG_LOW << 15;
@@ -437,8 +436,8 @@ impl Line {
 
     #[inline(always)]
     fn place(&self, slot: usize) -> u32 {
-        let four = self.tail[PLACES + PLACE * slot..].first_chunk();
-        four.map_or(0, |&four| u32::from_le_bytes(four)) & PLACE_MASK // there are four
+        let four = self.tail[PLACES - 1 + PLACE * slot..].first_chunk();
+        four.map_or(0, |&four| u32::from_le_bytes(four)) >> u8::BITS // there are four, the first of which is not the place's
     }
 
     fn slot_of(&self, position: u32) -> Option<usize> {

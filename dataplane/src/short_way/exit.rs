@@ -5,7 +5,7 @@
 //! together, before a burst and after each packet of it that took the long way, by which alone neighbours change.
 
 use packet::vxlan::{self, Outer, Template, V4_OVERHEAD};
-use packet::{Ecn, Plain, VportId, ethernet};
+use packet::{Ecn, Plain, VportId};
 use shm::launch::Encapsulation;
 
 use crate::io_lcore::{IoPort, TunnelPort};
@@ -16,8 +16,9 @@ use crate::ways::Exit;
 /// Exits at hand: one for each digest.
 const AT_HAND: usize = 256;
 
-/// An exit that is open: what its packets get.
+/// An exit that is open, unless it is [`Self::CLOSED`]: what its packets get.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
 pub(crate) struct OpenExit {
     exit: Exit,
     until_ns: u64,
@@ -30,7 +31,7 @@ pub(crate) struct OpenExit {
 
 /// The exits of the lcore with the tunnel.
 pub(crate) struct Exits {
-    at_hand: Box<[Option<OpenExit>; AT_HAND]>,
+    at_hand: Box<[OpenExit; AT_HAND]>,
     /// The version of the neighbours with which all were opened.
     neighbors: u64,
     /// Until when all stand.
@@ -39,7 +40,7 @@ pub(crate) struct Exits {
 
 impl Exits {
     pub fn new() -> Self {
-        Self { at_hand: Box::new([None; AT_HAND]), neighbors: 0, until_ns: u64::MAX }
+        Self { at_hand: Box::new([OpenExit::CLOSED; AT_HAND]), neighbors: 0, until_ns: u64::MAX }
     }
 
     /// Closes all if one of them may no longer stand.
@@ -53,7 +54,7 @@ impl Exits {
     #[cold]
     #[inline(never)]
     fn close(&mut self, neighbors: u64) {
-        self.at_hand.fill(None);
+        self.at_hand.fill(OpenExit::CLOSED);
         (self.neighbors, self.until_ns) = (neighbors, u64::MAX);
     }
 
@@ -68,11 +69,11 @@ impl Exits {
         now_ns: u64,
     ) -> Option<&OpenExit> {
         let place = &mut self.at_hand[usize::from(exit.digest())];
-        if !place.as_ref().is_some_and(|open| open.exit.is(exit)) {
-            *place = open(exit, tunnel, ports, neighbors, now_ns);
-            self.until_ns = place.as_ref().map_or(self.until_ns, |open| self.until_ns.min(open.until_ns));
+        if !place.exit.is(exit) {
+            *place = open(exit, tunnel, ports, neighbors, now_ns)?;
+            self.until_ns = self.until_ns.min(place.until_ns);
         }
-        place.as_ref()
+        Some(place)
     }
 }
 
@@ -100,18 +101,30 @@ fn open(
         dscp: 0,
         ecn: Ecn::NotEct,
     })?;
-    let largest = (usize::from(port.mtu) + ethernet::HEADER_LEN).saturating_sub(V4_OVERHEAD);
+    let largest = Plain::ETHERNET + usize::from(mtu_inside(port));
     Some(OpenExit { exit, until_ns, largest, port: tunnel.port, template })
 }
 
+/// The largest IP packet that fits the underlay in VXLAN, bytes.
+pub(super) fn mtu(tunnel: &Option<TunnelPort>, ports: &[IoPort]) -> u16 {
+    tunnel.as_ref().map_or(0, |tunnel| mtu_inside(&ports[tunnel.port]))
+}
+
+fn mtu_inside(underlay: &IoPort) -> u16 {
+    underlay.mtu.saturating_sub(V4_OVERHEAD as u16)
+}
+
 impl OpenExit {
-    /// True if a frame of this length can be put into VXLAN here, in an mbuf with this headroom.
+    /// None that is open.
+    const CLOSED: Self = Self { exit: Exit::NONE, until_ns: 0, largest: 0, port: 0, template: Template::NOTHING };
+
+    /// True if a frame of this length can be put into VXLAN here, as one can whose packet is within [`mtu`].
     #[inline(always)]
-    pub fn takes(&self, frame_len: usize, headroom: usize) -> bool {
-        frame_len <= self.largest && headroom >= V4_OVERHEAD
+    pub fn takes(&self, frame_len: usize) -> bool {
+        frame_len <= self.largest
     }
 
-    /// Writes what stands before a frame of this length, which [`Self::takes`] has let pass, in VXLAN with this outer traffic class.
+    /// Writes what stands before a frame of this length, which fits, in VXLAN with this outer traffic class.
     #[inline(always)]
     pub fn write(&self, room: &mut [u8; V4_OVERHEAD], frame_len: usize, plain: &Plain, traffic_class: u8) {
         self.template.write(room, frame_len, vxlan::entropy_port_of_plain(plain), traffic_class);

@@ -1,9 +1,10 @@
 //! The short way in by an endpoint's link: flows that have their exact rules.
 
 use packet::ethernet::MacWord;
+use packet::vxlan::V4_OVERHEAD;
 use packet::{Plain, Vni, VportId};
 
-use super::{Leaving, Link, Looked, trim};
+use super::{Leaving, Link, Looked, exit, trim};
 use crate::exact::{Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
@@ -33,6 +34,7 @@ impl Door {
 
 impl IoLcore {
     /// Untagged frames of the port `at`, where this endpoint is.
+    #[inline(never)]
     pub(super) fn burst_from_endpoint(&mut self, at: usize, vport: VportId, vni: Vni, burst: &mut BareBurst) {
         let door = Door { vport, mac: MacWord::new(self.ports[at].mac), mtu: self.ports[at].mtu };
         self.check_exits();
@@ -45,15 +47,16 @@ impl IoLcore {
         let found = exact.find_probed(&mut looked, |(_, probe)| probe);
         let (mut leaving, mut ended) = (Leaving::new(), BareBurst::new());
         let (mut packets, mut bytes) = (looked.len() as u64, 0);
-        burst.take_each_beside(&looked, |mbuf, (plain, probe)| {
-            let length = self.start(&door, plain, (found, probe), mbuf, &mut leaving).unwrap_or_else(|mbuf| {
-                let seen = (plain, probe, found);
-                let length = self.end_or_take_long_way((at, vport), mbuf, seen, (&mut ended, &mut leaving));
-                length.unwrap_or_else(|| {
-                    packets -= 1; // the long way counts it
-                    0
-                })
-            });
+        burst.take_each_beside(&looked, |mbuf, seen| {
+            let length = match self.start(&door, seen, found, mbuf, &mut leaving) {
+                Ok(length) => length,
+                Err(mbuf) => {
+                    let length =
+                        self.end_or_take_long_way((at, vport), mbuf, (seen, found), (&mut ended, &mut leaving));
+                    packets -= u64::from(length.is_none()); // the long way counts it
+                    length.unwrap_or(0)
+                }
+            };
             bytes += length as u64;
         });
         ended.clear();
@@ -69,7 +72,7 @@ impl IoLcore {
         &mut self,
         (at, vport): (usize, VportId),
         mbuf: BareMbuf,
-        (plain, probe, found): (&Plain, &Probe, Found),
+        ((plain, probe), found): (&(Plain, Probe), Found),
         (ended, leaving): (&mut BareBurst, &mut Leaving),
     ) -> Option<usize> {
         let is_plain = *plain != Plain::NOTHING && plain.has_hosts_addresses();
@@ -88,16 +91,17 @@ impl IoLcore {
     fn start(
         &mut self,
         door: &Door,
-        plain: &Plain,
-        (found, probe): (Found, &Probe),
+        (plain, probe): &(Plain, Probe),
+        found: Found,
         mut mbuf: BareMbuf,
         leaving: &mut Leaving,
     ) -> Result<usize, BareMbuf> {
         let Self { forwarder, ports, neighbors, links, exits, tunnel, .. } = self;
         let Forwarder { exact, ways, topology, outlets, account, now_ns, .. } = forwarder;
         let Some((mut entry, numbered)) = exact.active_found(found, probe) else { return Err(mbuf) };
-        let way =
-            ways.of(numbered, door.vport, || Way::of_head(entry.action(), door.vport, topology, outlets).by(links));
+        let way = ways.of(numbered, door.vport, || {
+            Way::of_head(entry.action(), door.vport, topology, outlets).by(links, exit::mtu(tunnel, ports))
+        });
         if plain.ip_len > way.path_mtu || plain.is_syn() {
             return Err(mbuf);
         }
@@ -107,7 +111,7 @@ impl IoLcore {
             To::LongWay => return Err(mbuf),
             To::Lcore(lcore) => {
                 meet();
-                trim(&mut mbuf, plain);
+                mbuf = trim(mbuf, length);
                 take(way, &mut mbuf, plain);
                 let mut mbuf = mbuf.with_meta(way.meta);
                 mbuf.meta_mut().dscp = plain.dscp();
@@ -116,13 +120,12 @@ impl IoLcore {
             }
             To::Tunnel(exit) => {
                 let exit = exits.open(exit, tunnel, ports, neighbors, *now_ns);
-                let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
-                trim(&mut mbuf, plain);
-                // There is room, but who writes there wants to know how much.
+                let Some(exit) = exit else { return Err(mbuf) };
                 let Some((outer, inner)) = mbuf.prepend_before() else { return Err(mbuf) };
                 meet();
                 way.take(plain, inner);
                 exit.write(outer, length, plain, plain.traffic_class());
+                mbuf = trim(mbuf, V4_OVERHEAD + length);
                 let port = exit.port;
                 self.send_on(mbuf, length, (VportId::TUNNEL, port));
             }
@@ -130,7 +133,7 @@ impl IoLcore {
                 let hop = link.next_hop(plain.destination());
                 let Some(mac) = neighbors.known_v4(link.vport, hop, *now_ns) else { return Err(mbuf) };
                 meet();
-                trim(&mut mbuf, plain);
+                mbuf = trim(mbuf, length);
                 // The tag would be taken off again at once: nobody is between the head and the end.
                 link.pass(&mut mbuf, mac);
                 let exit = link.exit();
@@ -141,7 +144,7 @@ impl IoLcore {
                     return Err(mbuf);
                 }
                 meet();
-                trim(&mut mbuf, plain);
+                mbuf = trim(mbuf, length);
                 if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
                     meta.dscp = plain.dscp();
                 }

@@ -91,6 +91,7 @@ impl Door {
 
 impl IoLcore {
     /// Frames of the underlay's port `at`.
+    #[inline(never)]
     pub(super) fn burst_from_host(&mut self, at: usize, burst: &mut BareBurst) {
         let mac = self.ports[at].mac;
         let door = self.tunnel.as_ref().and_then(|tunnel| match tunnel.address {
@@ -107,11 +108,14 @@ impl IoLcore {
         let (mut packets, mut bytes) = (looked.len() as u64, 0);
         burst.take_each_beside(&looked, |mbuf, inside| {
             let entered = if inside.is_something() { self.enter(inside, mbuf, &mut leaving) } else { Err(mbuf) };
-            let length = entered.unwrap_or_else(|mbuf| {
-                self.take_long_way(at, mbuf, &mut leaving);
-                packets -= 1; // the long way counts it
-                0
-            });
+            let length = match entered {
+                Ok(length) => length,
+                Err(mbuf) => {
+                    self.take_long_way(at, mbuf, &mut leaving);
+                    packets -= 1; // the long way counts it
+                    0
+                }
+            };
             bytes += length as u64;
         });
         self.leave(&mut leaving);
@@ -132,7 +136,7 @@ impl IoLcore {
                 if !mbuf.adj(V4_OVERHEAD) {
                     return Err(mbuf);
                 }
-                trim(&mut mbuf, plain);
+                mbuf = trim(mbuf, length);
                 if let Some(head) = mbuf.data_mut().first_chunk_mut() {
                     plain.forward(head, 1, tag.dscp());
                     way.address(head);
@@ -149,7 +153,7 @@ impl IoLcore {
                 if self.links.of(vport).is_none() || !mbuf.adj(V4_OVERHEAD) {
                     return Err(mbuf);
                 }
-                trim(&mut mbuf, plain);
+                mbuf = trim(mbuf, length);
                 account.count_rule_later(counter, length);
                 if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
                     inside.own(meta);

@@ -13,6 +13,7 @@ use crate::ways::Exit;
 
 impl IoLcore {
     /// A burst that other lcores handed over.
+    #[inline(never)]
     pub(crate) fn burst_from_ring(&mut self, burst: &mut Burst) {
         let mut leaving = Leaving::new();
         let is_capturing = self.forwarder.account.is_capturing();
@@ -32,7 +33,7 @@ impl IoLcore {
 
     /// Sends a packet, or lets it leave with the others; one that needs more care is given back.
     #[inline(always)]
-    fn pass_on(&mut self, mbuf: Mbuf, leaving: &mut Leaving) -> Result<(), Mbuf> {
+    fn pass_on(&mut self, mut mbuf: Mbuf, leaving: &mut Leaving) -> Result<(), Mbuf> {
         let Some(plain) = Plain::parse_trusted(mbuf.data()) else { return Err(mbuf) };
         match mbuf.meta().task {
             Task::Egress(vport) if self.links.of(vport).is_some() => {
@@ -50,14 +51,12 @@ impl IoLcore {
             Task::Encapsulate(IpAddr::V4(vtep)) => {
                 let Self { forwarder, ports, neighbors, exits, tunnel, .. } = self;
                 let Meta { vni, dscp, .. } = *mbuf.meta();
-                let exit = exits.open(Exit::new(vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
                 let length = mbuf.len();
-                let Some(exit) = exit.filter(|exit| exit.takes(length, mbuf.headroom())) else { return Err(mbuf) };
-                let mut mbuf = mbuf.without_meta();
-                // The exit has seen that there is room.
-                if let Some(room) = mbuf.prepend_array() {
-                    exit.write(room, length, &plain, dscp << 2 | plain.traffic_class() & 0b11);
-                }
+                let exit = exits.open(Exit::new(vtep, vni), tunnel, ports, neighbors, forwarder.now_ns);
+                let Some(exit) = exit.filter(|exit| exit.takes(length)) else { return Err(mbuf) };
+                let Some(room) = mbuf.prepend_array() else { return Err(mbuf) };
+                exit.write(room, length, &plain, dscp << 2 | plain.traffic_class() & 0b11);
+                let mbuf = mbuf.without_meta();
                 let port = exit.port;
                 self.send_on(mbuf, length, (VportId::TUNNEL, port));
                 Ok(())
