@@ -226,7 +226,7 @@ impl Forwarder {
         let &Meta { vni, tag: Some(tag), .. } = mbuf.meta() else { return Err(mbuf) };
         let Some(rule) = tags.meet(prior, prior, vni, tag) else { return Err(mbuf) };
         let counter = rule.action().counter;
-        let way = rule.way(topology, outlets);
+        let way = rule.way(|rule| Way::of_tag(rule, topology, outlets));
         let meta = mbuf.meta_mut();
         match way.to {
             To::Lcore(lcore) if meta.hops < MAX_HOPS => {

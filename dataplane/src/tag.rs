@@ -19,8 +19,6 @@
 use packet::{Tag, Vni, VportId};
 use shm::rules::{TagAction, TagKey, TagRule};
 
-use crate::outlets::Outlets;
-use crate::topology::Topology;
 use crate::ways::Way;
 
 /// An odd number without a pattern: 2^64 over the golden ratio.
@@ -59,20 +57,14 @@ impl Rule {
         &self.rule.action
     }
 
-    /// Where it leads; the topology is the same until [`TagTable::forget_ways`].
+    /// Where it leads, which `make` says ([`Way::of_tag`]) and which stands until [`TagTable::forget_ways`].
     #[inline(always)]
-    pub fn way(&mut self, topology: &Topology, outlets: &Outlets) -> &Way {
+    pub fn way(&mut self, make: impl FnOnce(&TagRule) -> Way) -> &Way {
         if !self.is_made {
-            self.make(topology, outlets);
+            self.way = make(&self.rule);
+            self.is_made = true;
         }
         &self.way
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn make(&mut self, topology: &Topology, outlets: &Outlets) {
-        self.way = Way::of_tag(&self.rule.action, self.rule.key.prior, topology, outlets);
-        self.is_made = true;
     }
 }
 
@@ -217,7 +209,9 @@ mod tests {
     use shm::rules::{Delivery, Next};
 
     use super::*;
+    use crate::outlets::Outlets;
     use crate::report::tests::launch;
+    use crate::topology::Topology;
     use crate::ways::To;
 
     fn rule(tag: u8, segment: u16) -> TagRule {
@@ -289,9 +283,15 @@ mod tests {
         let (TagKey { prior, vni, tag, .. }, nf) = (rule(5, 3).key, VportId(3));
         let mut table = TagTable::new(1);
         assert!(table.insert(rule(5, 3)));
-        assert_eq!(table.meet(prior, nf, vni, tag).unwrap().way(&with, &outlets).to, To::Lcore(1));
+        assert_eq!(
+            table.meet(prior, nf, vni, tag).unwrap().way(|rule| Way::of_tag(rule, &with, &outlets)).to,
+            To::Lcore(1)
+        );
         table.forget_ways();
-        assert_eq!(table.meet(prior, nf, vni, tag).unwrap().way(&without, &outlets).to, To::LongWay);
+        assert_eq!(
+            table.meet(prior, nf, vni, tag).unwrap().way(|rule| Way::of_tag(rule, &without, &outlets)).to,
+            To::LongWay
+        );
     }
 
     #[test]

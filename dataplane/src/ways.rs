@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use packet::nsh::Service;
 use packet::{MacAddr, Plain, PlainHead, Vni, VportId};
-use shm::rules::{Delivery, ExactAction, Next, TagAction};
+use shm::rules::{Delivery, ExactAction, Next, TagRule};
 
 use crate::exact::NumberedAction;
 use crate::meta::{Meta, Task};
@@ -45,9 +45,9 @@ pub enum To {
     /// They go to another lcore.
     Lcore(usize),
     /// They leave by an endpoint's link of this lcore.
-    Link(VportId),
-    /// The same where nothing is kept at their end, with all that has to be known of the link.
-    LinkAtOnce(Link),
+    Endpoint(VportId),
+    /// The same with all that has to be known of the link, see [`Way::by`].
+    Link(Link),
     /// They go to another host, by the tunnel of this lcore.
     Tunnel(Exit),
 }
@@ -195,20 +195,24 @@ impl Way {
     /// The same on a lcore with these links, for as long as it has them, and with a tunnel for packets of this size.
     pub(crate) fn by(self, links: &Links, tunnel_mtu: u16) -> Self {
         match self.to {
-            To::Link(vport) => {
-                let at_once = links.of(vport).filter(|_| matches!(self.meta.delivery, Delivery::None));
-                Self { to: at_once.map_or(self.to, |link| To::LinkAtOnce(*link)), ..self }
-            }
+            To::Endpoint(vport) => Self { to: links.of(vport).map_or(To::LongWay, |link| To::Link(*link)), ..self },
             To::Tunnel(_) => Self { path_mtu: self.path_mtu.min(tunnel_mtu), ..self },
-            To::LongWay | To::Lcore(_) | To::LinkAtOnce(_) => self,
+            To::LongWay | To::Lcore(_) | To::Link(_) => self,
         }
+    }
+
+    /// True if its packets leave nothing to be kept at its end.
+    #[inline(always)]
+    pub(crate) const fn is_kept_nowhere(&self) -> bool {
+        matches!(self.meta.delivery, Delivery::None)
     }
 
     /// The way of a tag rule; of its metadata the network, the tag and the service header's part are the packet's own.
     #[cold]
-    pub fn of_tag(action: &TagAction, prior: VportId, topology: &Topology, outlets: &Outlets) -> Self {
+    #[inline(never)]
+    pub fn of_tag(TagRule { key, action }: &TagRule, topology: &Topology, outlets: &Outlets) -> Self {
         let meta = Meta { path: action.path, direction: action.direction, delivery: action.delivery, ..Meta::NEW };
-        Self::toward(action.next, prior, topology, outlets.me(), meta, u16::MAX)
+        Self::toward(action.next, key.prior, topology, outlets.me(), meta, u16::MAX)
     }
 
     fn toward(next: Next, prior: VportId, topology: &Topology, me: Option<usize>, meta: Meta, path_mtu: u16) -> Self {
@@ -224,7 +228,7 @@ impl Way {
         };
         let to = match task {
             _ if me != Some(lcore) => To::Lcore(lcore),
-            Task::Egress(vport) => To::Link(vport),
+            Task::Egress(vport) => To::Endpoint(vport),
             Task::Encapsulate(IpAddr::V4(vtep)) => To::Tunnel(Exit::new(vtep, meta.vni)),
             _ => To::LongWay,
         };
@@ -285,9 +289,9 @@ mod tests {
         assert_eq!(ways.of(number(1), NF, nowhere).to, To::LongWay);
     }
 
-    /// Breaks if a packet goes into the tunnel by a way that is wider.
+    /// Breaks if a packet goes into the tunnel by a way that is wider, or by a link that the lcore does not have.
     #[test]
-    fn a_way_is_as_wide_as_the_lcores_tunnel() {
+    fn a_way_is_as_wide_as_the_lcores_tunnel_and_needs_its_link() {
         let topology = Topology::new(&launch()).unwrap();
         let links = Links::new(&topology, &[]);
         let leading = |to, path_mtu| Way { to, path_mtu, ..Way::NONE };
@@ -295,5 +299,6 @@ mod tests {
         let widths = [1_400, 1_500].map(|path_mtu| leading(tunnel, path_mtu).by(&links, 1_450).path_mtu);
         assert_eq!(widths, [1_400, 1_450]);
         assert_eq!(leading(To::Lcore(1), 9_000).by(&links, 1_450).path_mtu, 9_000);
+        assert_eq!(leading(To::Endpoint(NF), 1_500).by(&links, 1_450).to, To::LongWay);
     }
 }

@@ -8,11 +8,11 @@ mod rig;
 use std::collections::BTreeMap;
 
 use packet::build::{self, flags};
-use packet::{Ecn, FlowKey, VportId};
+use packet::{Direction, Ecn, FlowKey, VportId};
 use rig::peer::{self, FORWARD, INBOUND, PEER_MAC, REVERSE, TRANSIT, further, inner};
-use rig::{CLIENT_MAC, CLIENTS, IO, PASS, Rig, client, server, vni};
+use rig::{CLIENT_MAC, CLIENTS, IO, PASS, Rig, client, hop, server, vni};
 use shm::launch::Encapsulation;
-use shm::rules::{Event, Update};
+use shm::rules::{Delivery, Event, Update};
 use shm::snapshot::LcoreSnapshot;
 
 /// Few enough that no neighbour is due for a question, which only one of the two would bring.
@@ -20,6 +20,8 @@ const ROUNDS: u64 = 300;
 const FLOWS: u16 = 4;
 const FROM_CLIENT: u16 = 2_000;
 const FROM_PEER: u16 = 3_000;
+/// Of a path from the peer to the clients at whose end nothing is kept.
+const DIRECT: u8 = 11;
 /// So that the largest of the client's packets do not fit.
 const UNDERLAY_MTU: u16 = 1_530;
 
@@ -41,6 +43,8 @@ fn both_ways_do_the_same() {
     launch.ports[1].mtu = UNDERLAY_MTU;
     let mut rig = Rig::with(launch);
     rig.join_peer();
+    let direct = (Direction::Forward, Delivery::None);
+    rig.update(IO, &[hop((further(), DIRECT), (VportId::TUNNEL, CLIENTS), CLIENTS, direct, 5)]);
     for kind in [build::udp, |from, to, payload: &[u8]| build::tcp(from, to, flags::ACK, payload)] {
         for flow in 0..FLOWS {
             rig.from_client(&kind(client(FROM_CLIENT + flow), server(), b"first"));
@@ -173,6 +177,7 @@ fn arrival(rig: &Rig, random: &mut fastrand::Rng) -> Arrival {
     let (network, segment, tag) = match (its_own, random.u8(..12)) {
         (_, 0) => (further(), PASS, TRANSIT),
         (_, 1) => (vni(), PASS, FORWARD), // no rule
+        (_, 2..4) => (further(), CLIENTS, DIRECT),
         (true, _) if second => (further(), PASS, REVERSE),
         (true, _) => (vni(), PASS, REVERSE),
         (false, _) => (further(), CLIENTS, INBOUND),

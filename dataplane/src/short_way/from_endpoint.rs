@@ -4,7 +4,7 @@ use packet::ethernet::MacWord;
 use packet::vxlan::V4_OVERHEAD;
 use packet::{Plain, Vni, VportId};
 
-use super::{Leaving, Link, Looked, exit, trim};
+use super::{Leaving, Looked, exit, trim};
 use crate::exact::{Found, KeyImage, Probe};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
@@ -75,7 +75,7 @@ impl IoLcore {
         ((plain, probe), found): (&(Plain, Probe), Found),
         (ended, leaving): (&mut BareBurst, &mut Leaving),
     ) -> Option<usize> {
-        let is_plain = *plain != Plain::NOTHING && plain.has_hosts_addresses();
+        let is_plain = plain.is_something() && plain.has_hosts_addresses();
         let reason = if is_plain { self.forwarder.turned_away(vport, probe, found) } else { None };
         let Some(reason) = reason else {
             self.take_long_way(at, mbuf, leaving);
@@ -108,7 +108,6 @@ impl IoLcore {
         let length = plain.frame_len();
         let mut meet = || entry.meet(u64::from(plain.ip_len), plain.tcp_flags, *now_ns);
         match way.to {
-            To::LongWay => return Err(mbuf),
             To::Lcore(lcore) => {
                 meet();
                 mbuf = trim(mbuf, length);
@@ -129,26 +128,23 @@ impl IoLcore {
                 let port = exit.port;
                 self.send_on(mbuf, length, (VportId::TUNNEL, port));
             }
-            To::LinkAtOnce(ref link) if leaving.is_empty() => {
+            To::Link(link) if way.is_kept_nowhere() && leaving.is_empty() => {
                 let hop = link.next_hop(plain.destination());
                 let Some(mac) = neighbors.known_v4(link.vport, hop, *now_ns) else { return Err(mbuf) };
                 meet();
                 mbuf = trim(mbuf, length);
                 // The tag would be taken off again at once: nobody is between the head and the end.
                 link.pass(&mut mbuf, mac);
-                let exit = link.exit();
-                self.send_on(mbuf, length, exit);
+                self.send_on(mbuf, length, link.exit());
             }
-            To::Link(vport) | To::LinkAtOnce(Link { vport, .. }) => {
-                if links.of(vport).is_none() {
-                    return Err(mbuf);
-                }
+            To::Link(link) => {
                 meet();
                 mbuf = trim(mbuf, length);
-                if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
+                if let Some(meta) = leaving.push(mbuf, plain, link.vport, 1, &way.meta) {
                     meta.dscp = plain.dscp();
                 }
             }
+            To::LongWay | To::Endpoint(_) => return Err(mbuf),
         }
         Ok(length)
     }

@@ -8,12 +8,12 @@ use packet::vxlan::{self, V4_OVERHEAD, VXLAN_HEADER_LEN};
 use packet::{MacAddr, Plain, Tag, Vni, VportId, protocol};
 use shm::launch::Encapsulation;
 
-use super::{Leaving, Looked, trim};
+use super::{Leaving, Looked, exit, trim};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
 use crate::meta::{BareBurst, BareMbuf, Meta};
 use crate::topology::Topology;
-use crate::ways::To;
+use crate::ways::{To, Way};
 
 /// Origins at hand; a power of two.
 const AT_HAND: usize = 256;
@@ -45,11 +45,6 @@ impl Inside {
     /// In place of a packet that is not plain.
     const NOTHING: Self =
         Self { plain: Plain::NOTHING, segment: VportId::TUNNEL, vni: Vni::ZERO, tag: Tag::FIRST, dscp: 0 };
-
-    #[inline(always)]
-    const fn is_something(&self) -> bool {
-        self.plain.ip_len > 0
-    }
 
     /// Makes a way's metadata the packet's.
     #[inline(always)]
@@ -107,7 +102,7 @@ impl IoLcore {
         let mut leaving = Leaving::new();
         let (mut packets, mut bytes) = (looked.len() as u64, 0);
         burst.take_each_beside(&looked, |mbuf, inside| {
-            let entered = if inside.is_something() { self.enter(inside, mbuf, &mut leaving) } else { Err(mbuf) };
+            let entered = if inside.plain.is_something() { self.enter(inside, mbuf, &mut leaving) } else { Err(mbuf) };
             let length = match entered {
                 Ok(length) => length,
                 Err(mbuf) => {
@@ -125,11 +120,12 @@ impl IoLcore {
     /// A packet meets its tag rule; returns its length. One that needs more care is given back as it came.
     #[inline(always)]
     fn enter(&mut self, inside: &Inside, mut mbuf: BareMbuf, leaving: &mut Leaving) -> Result<usize, BareMbuf> {
-        let Forwarder { tags, topology, outlets, account, .. } = &mut self.forwarder;
+        let Self { forwarder, ports, neighbors, links, tunnel, .. } = self;
+        let Forwarder { tags, topology, outlets, account, now_ns, .. } = forwarder;
         let &Inside { ref plain, segment, vni, tag, .. } = inside;
         let Some(rule) = tags.meet(VportId::TUNNEL, segment, vni, tag) else { return Err(mbuf) };
         let counter = rule.action().counter;
-        let way = rule.way(topology, outlets);
+        let way = rule.way(|rule| Way::of_tag(rule, topology, outlets).by(links, exit::mtu(tunnel, ports)));
         let length = plain.frame_len();
         match way.to {
             To::Lcore(lcore) => {
@@ -149,17 +145,28 @@ impl IoLcore {
                     counters.drop_packets(packet::DropReason::RingFull, lost);
                 });
             }
-            To::Link(vport) => {
-                if self.links.of(vport).is_none() || !mbuf.adj(V4_OVERHEAD) {
+            To::Link(link) if way.is_kept_nowhere() && leaving.is_empty() => {
+                let hop = link.next_hop(plain.destination());
+                let Some(mac) = neighbors.known_v4(link.vport, hop, *now_ns) else { return Err(mbuf) };
+                if !mbuf.adj(V4_OVERHEAD) {
                     return Err(mbuf);
                 }
                 mbuf = trim(mbuf, length);
                 account.count_rule_later(counter, length);
-                if let Some(meta) = leaving.push(mbuf, plain, vport, 1, &way.meta) {
+                link.address(&mut mbuf, (plain, 1, inside.dscp), mac);
+                self.send_on(mbuf, length, link.exit());
+            }
+            To::Link(link) => {
+                if !mbuf.adj(V4_OVERHEAD) {
+                    return Err(mbuf);
+                }
+                mbuf = trim(mbuf, length);
+                account.count_rule_later(counter, length);
+                if let Some(meta) = leaving.push(mbuf, plain, link.vport, 1, &way.meta) {
                     inside.own(meta);
                 }
             }
-            To::LongWay | To::LinkAtOnce(_) | To::Tunnel(_) => return Err(mbuf),
+            To::LongWay | To::Endpoint(_) | To::Tunnel(_) => return Err(mbuf),
         }
         Ok(length)
     }
