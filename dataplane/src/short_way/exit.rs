@@ -18,14 +18,11 @@ const AT_HAND: usize = 256;
 
 /// An exit that is open, unless it is [`Self::CLOSED`]: what its packets get.
 #[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
 pub(crate) struct OpenExit {
     exit: Exit,
     until_ns: u64,
     /// The largest frame that fits the underlay, bytes.
     largest: usize,
-    /// The underlay's port among the lcore's.
-    pub port: usize,
     template: Template,
 }
 
@@ -102,7 +99,7 @@ fn open(
         ecn: Ecn::NotEct,
     })?;
     let largest = Plain::ETHERNET + usize::from(mtu_inside(port));
-    Some(OpenExit { exit, until_ns, largest, port: tunnel.port, template })
+    Some(OpenExit { exit, until_ns, largest, template })
 }
 
 /// The largest IP packet that fits the underlay in VXLAN, bytes.
@@ -116,7 +113,7 @@ fn mtu_inside(underlay: &IoPort) -> u16 {
 
 impl OpenExit {
     /// None that is open.
-    const CLOSED: Self = Self { exit: Exit::NONE, until_ns: 0, largest: 0, port: 0, template: Template::NOTHING };
+    const CLOSED: Self = Self { exit: Exit::NONE, until_ns: 0, largest: 0, template: Template::NOTHING };
 
     /// True if a frame of this length can be put into VXLAN here, as one can whose packet is within [`mtu`].
     #[inline(always)]

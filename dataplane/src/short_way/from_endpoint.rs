@@ -1,7 +1,6 @@
 //! The short way in by an endpoint's link: flows that have their exact rules.
 
 use packet::ethernet::MacWord;
-use packet::vxlan::V4_OVERHEAD;
 use packet::{Plain, Vni, VportId};
 
 use super::{Leaving, Looked, exit, trim};
@@ -50,12 +49,12 @@ impl IoLcore {
         burst.take_each_beside(&looked, |mbuf, seen| {
             let length = match self.start(&door, seen, found, mbuf, &mut leaving) {
                 Ok(length) => length,
-                Err(mbuf) => {
-                    let length =
-                        self.end_or_take_long_way((at, vport), mbuf, (seen, found), (&mut ended, &mut leaving));
-                    packets -= u64::from(length.is_none()); // the long way counts it
-                    length.unwrap_or(0)
-                }
+                Err(mbuf) => self.end_or_take_long_way(
+                    (at, vport),
+                    mbuf,
+                    (seen, found),
+                    (&mut ended, &mut leaving, &mut packets),
+                ),
             };
             bytes += length as u64;
         });
@@ -65,7 +64,8 @@ impl IoLcore {
     }
 
     /// A packet that was not started: as what it was looked at, and what was found of it. If it only ends here, it goes to the
-    /// others that do, and its length is returned; else it takes the long way, after those that are leaving.
+    /// others that do, and its length is returned; else it takes the long way, after those that are leaving, and is none of
+    /// `packets`, since it is counted there.
     #[cold]
     #[inline(never)]
     fn end_or_take_long_way(
@@ -73,20 +73,21 @@ impl IoLcore {
         (at, vport): (usize, VportId),
         mbuf: BareMbuf,
         ((plain, probe), found): (&(Plain, Probe), Found),
-        (ended, leaving): (&mut BareBurst, &mut Leaving),
-    ) -> Option<usize> {
+        (ended, leaving, packets): (&mut BareBurst, &mut Leaving, &mut u64),
+    ) -> usize {
         let is_plain = plain.is_something() && plain.has_hosts_addresses();
         let reason = if is_plain { self.forwarder.turned_away(vport, probe, found) } else { None };
         let Some(reason) = reason else {
             self.take_long_way(at, mbuf, leaving);
-            return None;
+            *packets -= 1;
+            return 0;
         };
         self.forwarder.account.count_drop(reason, 1);
         let _ = ended.push(mbuf); // there is room for the whole burst
-        Some(plain.frame_len())
+        plain.frame_len()
     }
 
-    /// A packet meets its flow's rule; returns its length. One that needs more care is given back as it came.
+    /// A packet meets its flow's rule; returns its length. One that needs more care is given back as it came, but for padding.
     #[inline(always)]
     fn start(
         &mut self,
@@ -120,13 +121,12 @@ impl IoLcore {
             To::Tunnel(exit) => {
                 let exit = exits.open(exit, tunnel, ports, neighbors, *now_ns);
                 let Some(exit) = exit else { return Err(mbuf) };
+                mbuf = trim(mbuf, length);
                 let Some((outer, inner)) = mbuf.prepend_before() else { return Err(mbuf) };
                 meet();
                 way.take(plain, inner);
                 exit.write(outer, length, plain, plain.traffic_class());
-                mbuf = trim(mbuf, V4_OVERHEAD + length);
-                let port = exit.port;
-                self.send_on(mbuf, length, (VportId::TUNNEL, port));
+                self.send_on(mbuf, length, VportId::TUNNEL);
             }
             To::Link(link) if way.is_kept_nowhere() && leaving.is_empty() => {
                 let hop = link.next_hop(plain.destination());
@@ -135,7 +135,7 @@ impl IoLcore {
                 mbuf = trim(mbuf, length);
                 // The tag would be taken off again at once: nobody is between the head and the end.
                 link.pass(&mut mbuf, mac);
-                self.send_on(mbuf, length, link.exit());
+                self.send_on(mbuf, length, link.vport);
             }
             To::Link(link) => {
                 meet();

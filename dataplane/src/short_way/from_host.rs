@@ -154,7 +154,7 @@ impl IoLcore {
                 mbuf = trim(mbuf, length);
                 account.count_rule_later(counter, length);
                 link.address(&mut mbuf, (plain, 1, inside.dscp), mac);
-                self.send_on(mbuf, length, link.exit());
+                self.send_on(mbuf, length, link.vport);
             }
             To::Link(link) => {
                 if !mbuf.adj(V4_OVERHEAD) {

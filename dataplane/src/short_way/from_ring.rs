@@ -57,8 +57,7 @@ impl IoLcore {
                 let Some(room) = mbuf.prepend_array() else { return Err(mbuf) };
                 exit.write(room, length, &plain, dscp << 2 | plain.traffic_class() & 0b11);
                 let mbuf = mbuf.without_meta();
-                let port = exit.port;
-                self.send_on(mbuf, length, (VportId::TUNNEL, port));
+                self.send_on(mbuf, length, VportId::TUNNEL);
                 Ok(())
             }
             _ => Err(mbuf),

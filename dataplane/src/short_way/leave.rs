@@ -74,8 +74,7 @@ impl IoLcore {
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
         link.address(&mut mbuf, (plain, hops, dscp), mac);
         let length = mbuf.len();
-        let exit = link.exit();
-        self.send_on(mbuf, length, exit);
+        self.send_on(mbuf, length, vport);
         Ok(())
     }
 
@@ -119,8 +118,7 @@ impl IoLcore {
         }
         link.address(&mut mbuf, (plain, hops, meta.dscp), mac);
         let length = mbuf.len();
-        let exit = link.exit();
-        self.send_on(mbuf, length, exit);
+        self.send_on(mbuf, length, vport);
         Ok(is_end)
     }
 

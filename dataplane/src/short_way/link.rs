@@ -27,10 +27,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// Where its packets go, and by which of the lcore's ports.
-    #[inline(always)]
-    pub(crate) fn exit(&self) -> (VportId, usize) {
-        (self.vport, usize::from(self.port))
+    /// By which of the lcore's ports its packets go.
+    pub(crate) fn port(&self) -> usize {
+        usize::from(self.port)
     }
 
     /// Whom a packet for this destination goes to.

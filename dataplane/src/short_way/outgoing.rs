@@ -3,10 +3,11 @@
 //! On the packet's path: between the short way and the port's transmit queue. Packets that come together mostly leave together, so
 //! they are counted and queued together.
 
-use packet::VportId;
 use packet::vxlan::V4_OVERHEAD;
+use packet::{DropReason, VportId};
 use shm::counters::MAX_VPORTS;
 
+use super::Link;
 use crate::forwarder::Forwarder;
 use crate::io_lcore::{IoLcore, IoPort};
 use crate::meta::{BareBurst, BareMbuf};
@@ -60,18 +61,24 @@ impl Outgoing {
 impl IoLcore {
     /// Sends a packet, of `length` as it goes into its vport, by that one's port, after those that are on their way.
     #[inline(always)]
-    pub(super) fn send_on(&mut self, mbuf: BareMbuf, length: usize, (vport, port): (VportId, usize)) {
+    pub(super) fn send_on(&mut self, mbuf: BareMbuf, length: usize, vport: VportId) {
         if let Err(mbuf) = self.outgoing.push(mbuf, length, vport) {
-            self.send_apart(mbuf, length, (vport, port));
+            self.send_apart(mbuf, length, vport);
         }
     }
 
     /// The same where [`Outgoing::push`] gave it back.
     #[cold]
     #[inline(never)]
-    fn send_apart(&mut self, mbuf: BareMbuf, length: usize, (vport, port): (VportId, usize)) {
-        let Self { outgoing, ports, forwarder, .. } = self;
+    fn send_apart(&mut self, mbuf: BareMbuf, length: usize, vport: VportId) {
+        let Self { outgoing, ports, forwarder, links, tunnel, .. } = self;
         outgoing.go(ports, forwarder);
+        let port = if vport == VportId::TUNNEL {
+            tunnel.as_ref().map(|tunnel| tunnel.port)
+        } else {
+            links.of(vport).map(Link::port)
+        };
+        let Some(port) = port else { return forwarder.end(mbuf, DropReason::NoSuchVport) };
         (outgoing.vport, outgoing.port, outgoing.bytes) = (vport, port, length);
         let _ = outgoing.mbufs.push(mbuf); // there is room now
     }
