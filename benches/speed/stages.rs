@@ -7,7 +7,8 @@
 //! | stage | what is in it |
 //! |---|---|
 //! | `forward` | I/O lcore: receive, parse, exact hit, set DSCP, restore DSCP, send |
-//! | `encapsulate` | the same with VXLAN in place of the endpoint's egress |
+//! | `keep_answers` | the same at a chain's end, where the answers' rule is kept alive |
+//! | `encapsulate` | `forward` with VXLAN in place of the endpoint's egress |
 //! | `decapsulate` | I/O lcore: receive VXLAN, tag hit, egress |
 //! | `enter_chain` | I/O lcore: receive, parse, exact hit, set DSCP, into an NF's ring |
 //! | `nf_hop` | NF lcore: out of the ring, parse, passthrough, tag hit, into the next ring |
@@ -67,7 +68,17 @@ pub mod counted {
         )*};
     }
 
-    polls!(forward, encapsulate, decapsulate, enter_chain, nf_hop, leave_chain, end_strangers, end_rejected);
+    polls!(
+        forward,
+        keep_answers,
+        encapsulate,
+        decapsulate,
+        enter_chain,
+        nf_hop,
+        leave_chain,
+        end_strangers,
+        end_rejected
+    );
 
     /// Parses frames.
     #[inline(never)]
@@ -112,8 +123,9 @@ pub mod counted {
 }
 
 /// The stages in the order in which they run.
-pub const STAGES: [&str; 13] = [
+pub const STAGES: [&str; 14] = [
     "forward",
+    "keep_answers",
     "encapsulate",
     "decapsulate",
     "enter_chain",
@@ -212,7 +224,8 @@ impl Rig {
 
     fn install(&mut self) -> Result<(), SpeedError> {
         let through = Work::Chain { functions: vec![passthrough()], by_hand: true, first_packets: false };
-        let works = [(Work::Deliver, 0), (Work::Encapsulate, BURST), (through, 2 * BURST)];
+        let ends = (Work::DeliverAndLearn, 3 * BURST);
+        let works = [(Work::Deliver, 0), (Work::Encapsulate, BURST), (through, 2 * BURST), ends];
         let exact = works.iter().flat_map(|(work, first)| (*first..first + BURST).map(|flow| rules::exact(work, flow)));
         let mut io: Vec<Update> = exact.collect();
         io.push(Update::InsertTag(TagRule { key: from_tunnel(), action: last_hop()?.action }));
@@ -261,6 +274,9 @@ impl Rig {
         self.feed_flows(LEFT, 0);
         allocated += self.poll(IO, counts, counted::forward);
         self.expect(RIGHT, "forward");
+        self.feed_flows(LEFT, 3 * BURST);
+        allocated += self.poll(IO, counts, counted::keep_answers);
+        self.expect(RIGHT, "keep_answers");
         self.feed_flows(LEFT, BURST);
         allocated += self.poll(IO, counts, counted::encapsulate);
         self.expect(UNDERLAY, "encapsulate");
