@@ -107,6 +107,8 @@ struct IdleTimes {
     tcp_closing_ns: u64,
     udp_ns: u64,
     other_ns: u64,
+    /// No flow's is less.
+    least_ns: u64,
 }
 
 impl ExactTable {
@@ -124,12 +126,7 @@ impl ExactTable {
             flows: 0,
             sweep_at: 0,
             dispense_at: 0,
-            idle: IdleTimes {
-                tcp_ns: u64::from(limits.tcp_idle_s) * NANOS_PER_SECOND,
-                tcp_closing_ns: u64::from(limits.tcp_closing_s) * NANOS_PER_SECOND,
-                udp_ns: u64::from(limits.udp_idle_s) * NANOS_PER_SECOND,
-                other_ns: u64::from(limits.other_idle_s) * NANOS_PER_SECOND,
-            },
+            idle: IdleTimes::new(limits),
         }
     }
 
@@ -434,7 +431,10 @@ impl ExactTable {
 
     /// True if a flow's time is up, though no sweep has come by to take it out; never for a pending one.
     pub fn is_over(&self, handle: FlowHandle, now_ns: u64) -> bool {
-        self.get(handle).is_some_and(|entry| idle_ns(&entry, now_ns) > self.idle.of(&entry))
+        self.get(handle).is_some_and(|entry| {
+            let idle_ns = idle_ns(&entry, now_ns);
+            idle_ns > self.idle.least_ns && idle_ns > self.idle.of(&entry)
+        })
     }
 
     /// True if a rule's flow goes on: its connection is not over, and it is not idle for nearly its time, which the lcore of its
@@ -510,6 +510,14 @@ const fn idle_ns(entry: &FlowEntry, now_ns: u64) -> u64 {
 }
 
 impl IdleTimes {
+    fn new(limits: &Limits) -> Self {
+        let Limits { tcp_idle_s, tcp_closing_s, udp_idle_s, other_idle_s, .. } = *limits;
+        let [tcp_ns, tcp_closing_ns, udp_ns, other_ns] =
+            [tcp_idle_s, tcp_closing_s, udp_idle_s, other_idle_s].map(|time| u64::from(time) * NANOS_PER_SECOND);
+        let least_ns = tcp_ns.min(tcp_closing_ns).min(udp_ns).min(other_ns).min(REJECTED_NS);
+        Self { tcp_ns, tcp_closing_ns, udp_ns, other_ns, least_ns }
+    }
+
     fn of(&self, entry: &FlowEntry) -> u64 {
         if entry.is_pending() {
             return u64::MAX;

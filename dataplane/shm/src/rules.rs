@@ -2,6 +2,7 @@
 //!
 //! These are the checked types; [`crate::message`] is how they look in a ring.
 
+use std::mem;
 use std::net::IpAddr;
 
 use packet::{Direction, FiveTuple, FlowKey, PathId, Tag, Vni, VportId};
@@ -67,6 +68,23 @@ impl ReverseHead {
             path: self.path,
             path_mtu: self.path_mtu,
         }
+    }
+
+    /// True if [`Self::action`] is this one, told without making it.
+    #[inline(always)]
+    pub fn makes(&self, action: &ExactAction, vni: Vni) -> bool {
+        let leads_there = match (&self.next, &action.next) {
+            (Next::Vport(vport), Next::Vport(its)) => vport == its,
+            (next, its) => next == its,
+        };
+        let ends = if self.ends_here { Delivery::Refresh } else { Delivery::None };
+        leads_there
+            && mem::discriminant(&action.delivery) == mem::discriminant(&ends) // neither holds anything
+            && action.vni == vni
+            && action.tag == self.tag
+            && action.direction == Direction::Reverse
+            && action.path == self.path
+            && action.path_mtu == self.path_mtu
     }
 }
 
@@ -252,4 +270,31 @@ pub enum Refusal {
     TagTableFull,
     /// A rule names a vport that this host does not have.
     NoSuchVport,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks if a field of an action is not compared, which would let answers go by a rule that is another path's.
+    #[test]
+    fn a_head_makes_its_own_action_and_no_other() {
+        let (vni, other_vni) = (Vni::new(1).unwrap(), Vni::new(2).unwrap());
+        let [tag, other_tag] = [1, 2].map(|value| Tag::new(value).unwrap());
+        let to = |address: [u8; 4], next| Next::Tunnel { vtep: address.into(), next: VportId(next) };
+        let nexts = [Next::Vport(VportId(1)), Next::Vport(VportId(2)), to([10, 0, 0, 1], 1), to([10, 0, 0, 2], 1)];
+        let one = ReverseHead { tag, next: nexts[0], ends_here: true, path: PathId(1), path_mtu: 1_500 };
+        let mut heads = vec![one, ReverseHead { tag: other_tag, ..one }, ReverseHead { ends_here: false, ..one }];
+        heads.extend(nexts[1..].iter().map(|&next| ReverseHead { next, ..one }));
+        heads.extend([ReverseHead { path: PathId(2), ..one }, ReverseHead { path_mtu: 1_400, ..one }]);
+        let mut actions: Vec<ExactAction> = heads.iter().map(|head| head.action(vni)).collect();
+        actions.push(one.action(other_vni));
+        actions.push(ExactAction { direction: Direction::Forward, ..actions[0] });
+        actions.push(ExactAction { delivery: Delivery::Learn(one), ..actions[0] });
+        for head in &heads {
+            for action in &actions {
+                assert_eq!(head.makes(action, vni), *action == head.action(vni), "{head:?} {action:?}");
+            }
+        }
+    }
 }

@@ -140,7 +140,7 @@ impl IoLcore {
             To::Link(link) => {
                 meet();
                 mbuf = trim(mbuf, length);
-                if let Some(meta) = leaving.push(mbuf, plain, link.vport, 1, &way.meta) {
+                if let Some(meta) = leaving.push(mbuf, plain, &link, 1, &way.meta) {
                     meta.dscp = plain.dscp();
                 }
             }

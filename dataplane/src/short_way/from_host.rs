@@ -162,7 +162,7 @@ impl IoLcore {
                 }
                 mbuf = trim(mbuf, length);
                 account.count_rule_later(counter, length);
-                if let Some(meta) = leaving.push(mbuf, plain, link.vport, 1, &way.meta) {
+                if let Some(meta) = leaving.push(mbuf, plain, &link, 1, &way.meta) {
                     inside.own(meta);
                 }
             }

@@ -36,7 +36,8 @@ impl IoLcore {
     fn pass_on(&mut self, mut mbuf: Mbuf, leaving: &mut Leaving) -> Result<(), Mbuf> {
         let Some(plain) = Plain::parse_trusted(mbuf.data()) else { return Err(mbuf) };
         match mbuf.meta().task {
-            Task::Egress(vport) if self.links.of(vport).is_some() => {
+            Task::Egress(vport) => {
+                let Some(&link) = self.links.of(vport) else { return Err(mbuf) };
                 let meta = *mbuf.meta();
                 let mut mbuf = mbuf.without_meta();
                 if matches!(meta.delivery, Delivery::None) && leaving.is_empty() {
@@ -45,7 +46,7 @@ impl IoLcore {
                         Err(back) => mbuf = back,
                     }
                 }
-                leaving.push(mbuf, &plain, vport, 0, &meta);
+                leaving.push(mbuf, &plain, &link, 0, &meta);
                 Ok(())
             }
             Task::Encapsulate(IpAddr::V4(vtep)) => {

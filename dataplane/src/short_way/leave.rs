@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use packet::{Plain, Vni, VportId};
 use shm::rules::Delivery;
 
-use super::BURST;
+use super::{BURST, Link};
 use crate::exact::{FlowHandle, KeyImage, Probe, Side};
 use crate::forwarder::Forwarder;
 use crate::io_lcore::IoLcore;
@@ -21,8 +21,9 @@ pub(crate) struct Leaving {
 /// What is known of one of them.
 struct Note {
     plain: Plain,
-    /// The endpoint, whose link the lcore has.
+    /// The endpoint, whose link the lcore has, and the network of its flow keys.
     vport: VportId,
+    vni: Vni,
     /// What is still to be taken off the TTL.
     hops: u8,
 }
@@ -38,11 +39,11 @@ impl Leaving {
         self.notes.is_empty()
     }
 
-    /// Adds a packet; there is room, since a burst is no larger. Returns its metadata, to be made its own.
+    /// Adds a packet to leave by this link; there is room, since a burst is no larger. Returns its metadata, to be made its own.
     #[inline(always)]
-    pub fn push(&mut self, mbuf: BareMbuf, plain: &Plain, vport: VportId, hops: u8, meta: &Meta) -> Option<&mut Meta> {
+    pub fn push(&mut self, mbuf: BareMbuf, plain: &Plain, link: &Link, hops: u8, meta: &Meta) -> Option<&mut Meta> {
         let _ = self.mbufs.push(mbuf);
-        let _ = self.notes.try_push(Note { plain: *plain, vport, hops });
+        let _ = self.notes.try_push(Note { plain: *plain, vport: link.vport, vni: link.vni, hops });
         let _ = self.metas.try_push(*meta);
         self.metas.last_mut()
     }
@@ -79,12 +80,10 @@ impl IoLcore {
     }
 
     fn leave_some(&mut self, leaving: &mut Leaving) {
-        let mut probes = ArrayVec::<Probe, BURST>::new();
-        for Note { plain, vport, .. } in &leaving.notes {
-            let vni = self.links.of(*vport).map_or(Vni::ZERO, |link| link.vni);
-            probes.push(self.forwarder.exact.probe(KeyImage::of_answers(plain, *vport, vni)));
-        }
-        let found = self.forwarder.exact.find_probed(&mut probes, |probe| probe);
+        let exact = &self.forwarder.exact;
+        let answers = |note: &Note| exact.probe(KeyImage::of_answers(&note.plain, note.vport, note.vni));
+        let mut probes: ArrayVec<Probe, BURST> = leaving.notes.iter().map(answers).collect();
+        let found = exact.find_probed(&mut probes, |probe| probe);
         let mut audited = 0;
         let Leaving { mbufs, notes, metas } = leaving;
         for ((mbuf, (note, meta)), probe) in mbufs.drain().zip(notes.iter().zip(&*metas)).zip(&probes) {
@@ -108,7 +107,7 @@ impl IoLcore {
         answers: Option<FlowHandle>,
     ) -> Result<bool, BareMbuf> {
         let Self { forwarder, neighbors, links, .. } = self;
-        let &Note { ref plain, vport, hops } = note;
+        let &Note { ref plain, vport, hops, .. } = note;
         let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
         let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
@@ -125,7 +124,7 @@ impl IoLcore {
     #[cold]
     #[inline(never)]
     fn leave_the_long_way(&mut self, mut mbuf: BareMbuf, (note, meta): (&Note, &Meta)) {
-        let Note { plain, vport, hops } = note;
+        let Note { plain, vport, hops, .. } = note;
         if let Some(head) = mbuf.data_mut().first_chunk_mut() {
             plain.forward(head, *hops, plain.dscp());
         }
@@ -142,9 +141,9 @@ impl Forwarder {
         let Some(flow) = answers.filter(|&flow| !self.exact.is_over(flow, self.now_ns)) else { return false };
         let Some(mut entry) = self.exact.get_mut(flow) else { return false };
         let Some(action) = entry.action().filter(|action| action.path == meta.path) else { return false };
-        if let Delivery::Learn(head) = meta.delivery
+        if let Delivery::Learn(head) = &meta.delivery
             && entry.learned
-            && *action != head.action(meta.vni)
+            && !head.makes(action, meta.vni)
         {
             return false;
         }
