@@ -46,7 +46,7 @@ pub enum To {
     Lcore(usize),
     /// They leave by an endpoint's link of this lcore.
     Endpoint(VportId),
-    /// The same with all that has to be known of the link, see [`Way::by`].
+    /// The same with all that has to be known of the link.
     Link(Link),
     /// They go to another host, by the tunnel of this lcore.
     Tunnel(Exit),
