@@ -41,7 +41,7 @@ impl IoLcore {
                 let meta = *mbuf.meta();
                 let mut mbuf = mbuf.without_meta();
                 if matches!(meta.delivery, Delivery::None) && leaving.is_empty() {
-                    match self.leave_at_once(mbuf, &plain, vport, 0, meta.dscp) {
+                    match self.leave_at_once(mbuf, &plain, &link, meta.dscp) {
                         Ok(()) => return Ok(()),
                         Err(back) => mbuf = back,
                     }

@@ -59,23 +59,21 @@ impl IoLcore {
         self.outgoing.go(&mut self.ports, &mut self.forwarder);
     }
 
-    /// Sends a packet at whose end nothing is kept, if nobody is to leave before it; one that needs more is given back.
+    /// Sends a packet whose TTL is right and at whose end nothing is kept, if nobody is to leave before it; one that needs more is given
+    /// back.
     #[inline(always)]
     pub(super) fn leave_at_once(
         &mut self,
         mut mbuf: BareMbuf,
         plain: &Plain,
-        vport: VportId,
-        hops: u8,
+        link: &Link,
         dscp: u8,
     ) -> Result<(), BareMbuf> {
-        let Self { forwarder, neighbors, links, .. } = self;
-        let Some(link) = links.of(vport) else { return Err(mbuf) };
         let hop = link.next_hop(plain.destination());
-        let Some(mac) = neighbors.known_v4(vport, hop, forwarder.now_ns) else { return Err(mbuf) };
-        link.address(&mut mbuf, (plain, hops, dscp), mac);
+        let Some(mac) = self.neighbors.known_v4(link.vport, hop, self.forwarder.now_ns) else { return Err(mbuf) };
+        link.address(&mut mbuf, (plain, 0, dscp), mac);
         let length = mbuf.len();
-        self.send_on(mbuf, length, vport);
+        self.send_on(mbuf, length, link.vport);
         Ok(())
     }
 
