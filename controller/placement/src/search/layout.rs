@@ -8,6 +8,7 @@ use crate::pack;
 use crate::problem::Problem;
 use crate::ratio::Ratio;
 use crate::search::graph::{FAR, Graph};
+use crate::search::segments::Segments;
 
 /// Flows that travel together.
 #[derive(Clone, Debug)]
@@ -57,6 +58,10 @@ pub struct Thresholds {
 
 /// What a unit without a way weighs.
 pub const UNROUTED_ENERGY: f64 = 4.0;
+/// What a unit weighs that is late, however little.
+const LATE_ENERGY: f64 = 1.5;
+/// What it weighs besides when it is late by the longest shortest path.
+const FAR_LATE_ENERGY: f64 = 60.0;
 
 /// What a way passes twice and overloads: a link, or a slot, with the load to count beforehand.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +84,8 @@ pub struct Way {
 pub struct Ground<'p> {
     pub problem: &'p Problem,
     pub graph: Graph,
+    /// None where the topology is too large for them.
+    pub segments: Option<Segments>,
     pub chains: Vec<Vec<usize>>,
     pub units: Vec<Unit>,
     /// (chain, exit) of every table.
@@ -116,6 +123,7 @@ impl<'p> Ground<'p> {
         }
         let mut ground = Ground {
             problem,
+            segments: Segments::new(&graph, problem.links.len()),
             graph,
             chains,
             units,
@@ -141,7 +149,7 @@ impl<'p> Ground<'p> {
         self.kind_weight = sum.iter().map(|&(count, demand)| count.max(1) as f64 / demand.max(1) as f64).collect();
         let graph = &self.graph;
         let far = self.units.iter().map(|unit| graph.delay_ns(unit.from, unit.to)).filter(|&delay| delay < FAR).max();
-        self.delay_weight = 4.0 / far.unwrap_or(1).max(1) as f64;
+        self.delay_weight = FAR_LATE_ENERGY / far.unwrap_or(1).max(1) as f64;
     }
 }
 
@@ -245,8 +253,24 @@ impl<'g> Layout<'g> {
         for (over, weight) in self.kind_over.iter().zip(&self.ground.kind_weight) {
             energy += *over as f64 * weight;
         }
-        energy += self.delay_over_ns as f64 * self.ground.delay_weight + 0.5 * self.delayed as f64;
+        energy += self.delay_over_ns as f64 * self.ground.delay_weight + LATE_ENERGY * self.delayed as f64;
         energy + UNROUTED_ENERGY * self.unrouted as f64
+    }
+
+    /// What a unit adds to the energy if its way takes so long.
+    #[inline]
+    pub fn late_energy(&self, unit: usize, delay_ns: u64) -> f64 {
+        match delay_ns.saturating_sub(self.delay_max_ns(unit)) {
+            0 => 0.0,
+            over_ns => over_ns as f64 * self.ground.delay_weight + LATE_ENERGY,
+        }
+    }
+
+    /// The units that have no way in time.
+    pub fn late(&self) -> impl Iterator<Item = usize> {
+        let is_late =
+            |unit: &usize| self.ways[*unit].as_ref().is_none_or(|way| way.delay_ns > self.delay_max_ns(*unit));
+        (0..self.ways.len()).filter(is_late)
     }
 
     /// Links taken, in mean flows: what the search saves when it has a choice.

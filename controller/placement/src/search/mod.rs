@@ -2,13 +2,18 @@
 //!
 //! The state is M and one layered path per unit ([`layout`]); its energy is link overload + core overload + delay violation.
 //! Units on anything overloaded are ripped up and routed again at prices that remember past overload ([`router`]); instances
-//! are swapped, moved or turned into another kind, the units concerned rerouted, and the change kept by Metropolis' rule.
-//! A layout of energy 0 is a solution at its thresholds.
+//! are swapped, moved or turned into another kind ([`moves`]), the units concerned rerouted, and the change kept by Metropolis' rule.
+//! What a change makes late is known before anything is routed ([`rests`]), and most changes are refused for it. A layout of energy 0 is a
+//! solution at its thresholds.
 
+pub mod by_hosts;
+pub mod by_links;
 pub mod graph;
 pub mod layout;
 pub mod moves;
+pub mod rests;
 pub mod router;
+pub mod segments;
 
 use std::collections::BTreeMap;
 
@@ -17,10 +22,19 @@ use fastrand::Rng;
 use crate::clock::Clock;
 use crate::milp::compact::Trail;
 use crate::search::layout::{Ground, Layout, Thresholds, Way};
+use crate::search::moves::Change;
 use crate::search::router::Router;
 
 /// How much a mean flow's link weighs against one flow of overload.
 const FOOTPRINT_WEIGHT: f64 = 0.03;
+/// A change saves no more of the footprint than leaves this share.
+const FOOTPRINT_KEPT: f64 = 0.9;
+/// Beyond so many pairs of chain and exit, to foresee would take longer than to route.
+const FORESEEN_TABLES_MAX: usize = 128;
+/// From so much above the score aimed at, rerouting the units in trouble is worth a try.
+const SETTLED_BY: f64 = 6.0;
+/// How often a change is drawn among those that help a late unit.
+const IN_TIME_SHARE: f64 = 0.3;
 /// What history gains per pass from a threshold exceeded by its own size.
 const HISTORY_GAIN: f32 = 2.0;
 
@@ -170,18 +184,26 @@ impl<'g> Search<'g> {
         }
         self.forget();
         let mut score = self.score();
-        let (hot, cold) = (if steps > SHORT_STEPS { 0.3_f64 } else { 0.5 }, 0.05_f64);
+        let (hot, cold) = (HOT, COLD);
         for step in 0..steps {
             if clock.is_over() {
                 return false;
             }
             let temperature = hot * (cold / hot).powf(step as f64 / steps as f64);
-            let Some(change) = self.propose() else { continue };
+            let helping = if self.rng.f64() < IN_TIME_SHARE { self.propose_in_time() } else { None };
+            let Some(change) = helping.or_else(|| self.propose()) else { continue };
+            // Metropolis' rule, with the dice thrown first: most changes are refused before anything is routed.
+            let most = score - temperature * self.rng.f64().max(f64::MIN_POSITIVE).ln();
+            if self.is_foreseen_above(change, most) {
+                continue;
+            }
             let mut journal = Journal::new();
             self.apply(change, &mut journal);
-            self.settle(&mut journal);
+            if self.score() < most + SETTLED_BY {
+                self.settle(&mut journal);
+            }
             let after = self.score();
-            if after <= score || self.rng.f64() < ((score - after) / temperature).exp() {
+            if after <= most {
                 score = after;
             } else {
                 self.undo(change, journal);
@@ -204,6 +226,16 @@ impl<'g> Search<'g> {
         false
     }
 
+    /// Whether the units that a change makes late are alone too much, however all are routed.
+    fn is_foreseen_above(&mut self, change: Change, most: f64) -> bool {
+        let ground = self.layout.ground;
+        if ground.segments.is_none() || ground.tables.len() > FORESEEN_TABLES_MAX {
+            return false;
+        }
+        let late = self.router.foresee(&self.layout, change);
+        late + FOOTPRINT_WEIGHT * self.layout.footprint() * FOOTPRINT_KEPT > most
+    }
+
     fn clone_ways(&self) -> Vec<Option<Way>> {
         self.layout.ways.clone()
     }
@@ -220,6 +252,7 @@ impl<'g> Search<'g> {
     }
 }
 
-/// A search of no more steps than this begins hotter: it has no time for many changes that are worse.
-const SHORT_STEPS: usize = 2000;
+/// Metropolis' temperature at the beginning and at the end, in flows of overload.
+const HOT: f64 = 1.2;
+const COLD: f64 = 0.4;
 const SURROGATE_STEPS: usize = 400;

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::search::{Journal, Search};
 
 /// A change of the instances.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Two instances of different kinds change places.
     Swap { a: usize, b: usize },
@@ -157,11 +157,36 @@ impl Search<'_> {
             return fits.then_some(Change::Set { slot: a, kind, host: to, was_kind: kind, was_host: host });
         }
         let b = self.rng.usize(..slots.len());
-        let there = &slots[b];
-        if there.fixed || there.kind == kind || there.host == host {
+        self.swap(a, b)
+    }
+
+    /// A random change among those that bring a late unit in time, whatever they do to others; none if the dice fell badly.
+    pub(super) fn propose_in_time(&mut self) -> Option<Change> {
+        self.layout.ground.segments.as_ref()?;
+        let late: Vec<usize> = self.layout.late().collect();
+        let unit = *self.rng.choice(&late)?;
+        let (kind, host) = self.rng.choice(self.router.helping(&self.layout, unit))?;
+        let layout = &self.layout;
+        let slots = &layout.slots;
+        let of_kind: Vec<usize> =
+            (0..slots.len()).filter(|&slot| slots[slot].kind == kind && !slots[slot].fixed).collect();
+        let a = self.rng.choice(of_kind)?;
+        let was_host = slots[a].host;
+        if layout.fits(host, kind, &[]) {
+            return Some(Change::Set { slot: a, kind, host, was_kind: kind, was_host });
+        }
+        let b = self.rng.choice(layout.slots_on(host).collect::<Vec<_>>())?;
+        self.swap(a, b)
+    }
+
+    /// Two instances in each other's place, if they may move, are not alike, and fit.
+    fn swap(&self, a: usize, b: usize) -> Option<Change> {
+        let (layout, slots) = (&self.layout, &self.layout.slots);
+        let (here, there) = (&slots[a], &slots[b]);
+        if here.fixed || there.fixed || there.kind == here.kind || there.host == here.host {
             return None;
         }
-        let fits = layout.fits(there.host, kind, &[b]) && layout.fits(host, there.kind, &[a]);
+        let fits = layout.fits(there.host, here.kind, &[b]) && layout.fits(here.host, there.kind, &[a]);
         fits.then_some(Change::Swap { a, b })
     }
 
@@ -185,7 +210,7 @@ impl Search<'_> {
         Some(least)
     }
 
-    fn commit(&mut self, change: Change) {
+    pub(super) fn commit(&mut self, change: Change) {
         match change {
             Change::Swap { a, b } => {
                 let (host_a, host_b) = (self.layout.slots[a].host, self.layout.slots[b].host);
@@ -219,6 +244,7 @@ impl Search<'_> {
             }
         }
         self.commit(change);
+        self.router.made(&self.layout, change);
         let first = if lifted.is_empty() { 0 } else { self.rng.usize(..lifted.len()) };
         lifted.rotate_left(first);
         for unit in lifted {

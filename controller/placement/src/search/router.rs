@@ -1,107 +1,69 @@
 //! The cheapest way of one unit through its chain, at the prices of the layout.
 //!
-//! A* over the layered graph: layer l is the topology after l services; an instance at host i is an edge from (l, i) to (l+1, i).
-//! A link's price is one, its history, and what the unit would add to its overload. The delay bound is kept by pruning: a label
-//! is dropped when even the fastest rest of the way, through the instances as they are, would exceed the bound; so a label
-//! that is kept can always be completed, and a way is found whenever one exists.
+//! A link's price is one, its history, and what the unit would add to its overload; an instance's price is the same without the one. The
+//! delay bound is kept by pruning: what even the fastest rest of the way, through the instances as they are, would bring over the bound is
+//! dropped; so what is kept can always be completed, and a way is found whenever one exists.
+//!
+//! There are two ways of looking: [`ByHosts`] where the topology is small enough for segments, [`ByLinks`] elsewhere.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
-use crate::search::graph::FAR;
-use crate::search::layout::{Layout, Slot, UNROUTED_ENERGY, Way};
+use crate::search::by_hosts::ByHosts;
+use crate::search::by_links::ByLinks;
+use crate::search::layout::{Layout, Slot, UNROUTED_ENERGY, Unit, Way};
+use crate::search::moves::Change;
+use crate::search::rests::Rests;
 
 /// Price of overload, in links.
-const OVERLOAD_PRICE: f32 = 6.0;
-
-/// Delays and links to go from every (layer, host), for one chain and exit.
-#[derive(Clone, Default)]
-struct Table {
-    version: u64,
-    delay_ns: Vec<u64>,
-    hops: Vec<f32>,
-}
+const OVERLOAD_PRICE: f32 = 12.0;
+/// How often a unit that overloads something by itself is routed again.
+const RETRIES: usize = 4;
 
 /// Work space, kept from unit to unit.
 #[derive(Clone)]
 pub struct Router {
-    tables: Vec<Table>,
-    cost: Vec<f32>,
-    delay_ns: Vec<u64>,
-    from: Vec<u32>,
-    by: Vec<u32>,
-    stamp: Vec<u32>,
-    now: u32,
-    heap: BinaryHeap<Reverse<u64>>,
+    by_hosts: ByHosts,
+    by_links: ByLinks,
+    rests: Rests,
+    /// The rests after a change that is thought about.
+    ahead: Rests,
     /// How strongly present overload counts; grows while negotiation goes on.
     pub pressure: f32,
 }
 
-/// How often a unit that overloads something by itself is routed again.
-const RETRIES: usize = 4;
-
-const BY_SLOT: u32 = 1 << 31;
-
 impl Router {
     /// Work space for a layout's ground.
     pub fn new(layout: &Layout) -> Router {
-        let layers = layout.ground.chains.iter().map(Vec::len).max().unwrap_or(0) + 1;
-        let size = layers * layout.ground.graph.hosts;
+        let ground = layout.ground;
+        let layers = ground.chains.iter().map(Vec::len).max().unwrap_or(0) + 1;
         Router {
-            tables: vec![Table::default(); layout.ground.tables.len()],
-            cost: vec![0.0; size],
-            delay_ns: vec![0; size],
-            from: vec![0; size],
-            by: vec![0; size],
-            stamp: vec![0; size],
-            now: 0,
-            heap: BinaryHeap::new(),
+            by_hosts: ByHosts::new(ground, layers),
+            by_links: ByLinks::new(ground, layers),
+            rests: Rests::new(ground.tables.len()),
+            ahead: Rests::new(ground.tables.len()),
             pressure: 1.0,
         }
     }
 
     /// Least delay and least number of links of a unit through the instances as they are, whatever their load.
     pub fn to_go(&mut self, layout: &Layout, unit: usize) -> (u64, f32) {
-        let unit = &layout.ground.units[unit];
-        self.refresh(layout, unit.table);
-        let table = &self.tables[unit.table];
-        (table.delay_ns[unit.from], table.hops[unit.from])
+        self.by_links.to_go(layout, unit)
     }
 
-    fn refresh(&mut self, layout: &Layout, number: usize) {
-        let table = &mut self.tables[number];
-        if table.version == layout.version {
-            return;
-        }
-        table.version = layout.version;
-        let ground = layout.ground;
-        let (graph, hosts) = (&ground.graph, ground.graph.hosts);
-        let (chain, exit) = ground.tables[number];
-        let chain = &ground.chains[chain];
-        table.delay_ns.clear();
-        table.delay_ns.resize((chain.len() + 1) * hosts, FAR);
-        table.hops.clear();
-        table.hops.resize((chain.len() + 1) * hosts, f32::INFINITY);
-        for host in 0..hosts {
-            table.delay_ns[chain.len() * hosts + host] = graph.delay_ns(host, exit);
-            table.hops[chain.len() * hosts + host] = graph.hops(host, exit) as f32;
-        }
-        for (layer, &kind) in chain.iter().enumerate().rev() {
-            let (here, next) = (layer * hosts, (layer + 1) * hosts);
-            for at in 0..hosts {
-                if layout.slots_at(at, kind).is_empty() || table.delay_ns[next + at] >= FAR {
-                    continue;
-                }
-                let (delay_ns, hops) = (table.delay_ns[next + at], table.hops[next + at]);
-                for host in 0..hosts {
-                    let far = graph.delay_ns(host, at) + delay_ns;
-                    let cell = &mut table.delay_ns[here + host];
-                    *cell = (*cell).min(far);
-                    let far = graph.hops(host, at) as f32 + hops;
-                    let cell = &mut table.hops[here + host];
-                    *cell = cell.min(far);
-                }
-            }
+    /// The kinds and hosts of which one instance more would bring a unit in time.
+    pub fn helping(&mut self, layout: &Layout, unit: usize) -> Vec<(usize, usize)> {
+        self.rests.helping(layout, unit)
+    }
+
+    /// The energy of the units that a change makes late, however they are routed.
+    pub fn foresee(&mut self, layout: &Layout, change: Change) -> f64 {
+        self.ahead.foresee(layout, change);
+        let late = |(number, unit): (usize, &Unit)| layout.late_energy(number, self.ahead.from_entry_ns(layout, unit));
+        layout.ground.units.iter().enumerate().map(late).sum()
+    }
+
+    /// A change has been made.
+    pub fn made(&mut self, layout: &Layout, change: Change) {
+        if self.ahead.came_true(layout, change) {
+            std::mem::swap(&mut self.rests, &mut self.ahead);
         }
     }
 
@@ -111,8 +73,9 @@ impl Router {
     /// second passage already counted, and the better way taken.
     pub fn route(&mut self, layout: &mut Layout, unit: usize) -> bool {
         let before = layout.energy();
-        if !self.route_once(layout, unit) {
-            return false;
+        match self.find(layout, unit) {
+            Some(way) => layout.lay(unit, way),
+            None => return false,
         }
         let mut phantoms = Vec::new();
         for _ in 0..RETRIES {
@@ -139,121 +102,33 @@ impl Router {
         true
     }
 
-    fn route_once(&mut self, layout: &mut Layout, unit: usize) -> bool {
-        match self.find(layout, unit) {
-            Some(way) => layout.lay(unit, way),
-            None => return false,
-        }
-        true
-    }
-
     fn find(&mut self, layout: &Layout, unit: usize) -> Option<Way> {
-        let ground = layout.ground;
-        let what = &ground.units[unit];
-        let hosts = ground.graph.hosts;
-        let chain = &ground.chains[what.chain];
-        self.refresh(layout, what.table);
-        let (least_ns, _) = (self.tables[what.table].delay_ns[what.from], 0);
-        if least_ns >= FAR {
-            return None;
+        match &layout.ground.segments {
+            Some(segments) => self.by_hosts.find(layout, &mut self.rests, segments, unit, self.pressure),
+            None => self.by_links.find(layout, unit, self.pressure),
         }
-        let max_ns = layout.delay_max_ns(unit).max(least_ns);
-        let goal = chain.len() * hosts + what.to;
-        self.now += 1;
-        self.heap.clear();
-        self.label(what.table, what.from, 0.0, 0, 0, 0);
-        while let Some(Reverse(key)) = self.heap.pop() {
-            let here = (key & 0xffff_ffff) as usize;
-            let table = &self.tables[what.table];
-            let cost = self.cost[here];
-            if f32::from_bits((key >> 32) as u32) > cost + table.hops[here] {
-                continue;
-            }
-            if here == goal {
-                break;
-            }
-            let (layer, host) = (here / hosts, here % hosts);
-            let delay_ns = self.delay_ns[here];
-            for arc in ground.graph.from(host) {
-                let next = layer * hosts + arc.to as usize;
-                let far = delay_ns + arc.delay_ns;
-                if far + self.tables[what.table].delay_ns[next] > max_ns {
-                    continue;
-                }
-                let link = arc.link as usize;
-                let (load, cap) = (layout.link_load[link] + what.bandwidth, layout.link_cap[link]);
-                let over = if load > cap {
-                    (load - cap).min(what.bandwidth) as f32 / what.bandwidth.max(1) as f32
-                } else {
-                    0.0
-                };
-                let price = (1.0 + layout.link_history[link]) * (1.0 + over * OVERLOAD_PRICE * self.pressure);
-                self.label(what.table, next, cost + price, far, here as u32, arc.link);
-            }
-            if let Some(&kind) = chain.get(layer) {
-                let next = here + hosts;
-                if delay_ns + self.tables[what.table].delay_ns[next] <= max_ns {
-                    let demand = what.demand[layer];
-                    if let Some((price, slot)) = self.cheapest(layout, host, kind, demand) {
-                        self.label(what.table, next, cost + price, delay_ns, here as u32, slot | BY_SLOT);
-                    }
-                }
-            }
-        }
-        (self.stamp[goal] == self.now).then(|| self.trace(what.from, goal))
     }
+}
 
-    fn cheapest(&self, layout: &Layout, host: usize, kind: usize, demand: u64) -> Option<(f32, u32)> {
-        let price = |slot: &Slot| {
-            let load = slot.load + demand;
-            let over = if load > slot.cap { (load - slot.cap).min(demand) as f32 / demand.max(1) as f32 } else { 0.0 };
-            slot.history + over * (1.0 + slot.history) * OVERLOAD_PRICE * self.pressure
-        };
-        let slots = layout.slots_at(host, kind).iter();
-        let mut best: Option<(f32, u32)> = None;
-        for &slot in slots {
-            let price = price(&layout.slots[slot as usize]);
-            if best.is_none_or(|(least, _)| price < least) {
-                best = Some((price, slot));
-            }
-        }
-        best
-    }
+/// A link's price for a unit of a bandwidth.
+#[inline]
+pub(super) fn link_price(layout: &Layout, link: usize, bandwidth: u64, pressure: f32) -> f32 {
+    let over = overload(layout.link_load[link] + bandwidth, layout.link_cap[link], bandwidth);
+    (1.0 + layout.link_history[link]) * (1.0 + over * OVERLOAD_PRICE * pressure)
+}
 
-    #[inline]
-    fn label(&mut self, table: usize, node: usize, cost: f32, delay_ns: u64, from: u32, by: u32) {
-        if self.stamp[node] == self.now && self.cost[node] <= cost {
-            return;
-        }
-        self.stamp[node] = self.now;
-        self.cost[node] = cost;
-        self.delay_ns[node] = delay_ns;
-        self.from[node] = from;
-        self.by[node] = by;
-        let key = (cost + self.tables[table].hops[node]).to_bits();
-        self.heap.push(Reverse((u64::from(key) << 32) | node as u64));
-    }
+/// The cheapest instance of a kind on a host, and its price; none if there is no instance.
+#[inline]
+pub(super) fn cheapest(layout: &Layout, host: usize, kind: usize, demand: u64, pressure: f32) -> Option<(f32, u32)> {
+    let price = |slot: &Slot| {
+        let over = overload(slot.load + demand, slot.cap, demand);
+        slot.history + over * (1.0 + slot.history) * OVERLOAD_PRICE * pressure
+    };
+    let priced = layout.slots_at(host, kind).iter().map(|&slot| (price(&layout.slots[slot as usize]), slot));
+    priced.min_by(|(a, _), (b, _)| a.total_cmp(b))
+}
 
-    fn trace(&self, start: usize, goal: usize) -> Way {
-        let mut way = Way { delay_ns: self.delay_ns[goal], ..Way::default() };
-        let mut node = goal;
-        while node != start {
-            let by = self.by[node];
-            if by & BY_SLOT != 0 {
-                way.slots.push(by & !BY_SLOT);
-                way.cuts.push(way.links.len() as u32);
-            } else {
-                way.links.push(by);
-            }
-            node = self.from[node] as usize;
-        }
-        let count = way.links.len() as u32;
-        way.links.reverse();
-        way.slots.reverse();
-        way.cuts.reverse();
-        for cut in &mut way.cuts {
-            *cut = count - *cut;
-        }
-        way
-    }
+/// How much of what is added is over.
+fn overload(load: u64, cap: u64, added: u64) -> f32 {
+    if load > cap { (load - cap).min(added) as f32 / added.max(1) as f32 } else { 0.0 }
 }

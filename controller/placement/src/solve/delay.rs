@@ -1,9 +1,9 @@
 //! The second stage: MaxDelay among the solutions of the U found.
 //!
 //! The bound is the longest shortest path. If the search does not meet it, programs raise it: the whole one where the problem is small,
-//! else the reach program by what the cores forbid and the walk program by what cores and links forbid together. The search closes in
-//! from above, every round for longer; where it gets stuck, its placements are mended by the ways program, and it goes on from those
-//! that the walk program's tree finds.
+//! else the reach program by what the cores forbid and the walk program by what cores and links forbid together. The search tries the
+//! bound and then closes in from above, every round for longer; where it gets stuck, its placements are mended by the ways program, and
+//! it goes on from those that the walk program's tree finds.
 
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ enum Program {
     Walks,
 }
 
+/// How much slower than in the first round the search cools at most, as a power of two.
+const SLOWEST: u32 = 8;
 /// The rounds in which the walk program's root is asked; before them most are solved.
 const ROOT_ROUNDS: std::ops::Range<u32> = 1..3;
 /// Before this round the search alone does most.
@@ -52,12 +54,16 @@ impl<'g> Run<'_, 'g, '_> {
         let mut round = 0_u32;
         while self.delay_ns() > self.bound.delay_ns && !self.clock.is_over() {
             // The longer there is, the slower the search cools.
-            let steps = STEPS << round.clamp(1, 8) >> 1;
+            let steps = STEPS << (3 * round).min(SLOWEST);
             let is_mended = is_walked && round >= MENDED_FROM_ROUND;
-            match self.try_delay(&found, u, self.bound.delay_ns, slice, steps) {
+            match self.try_bound(&found, u, slice * 4, steps) {
                 Some(better) => found = better,
-                None if is_mended => self.mend_towards_bound(&mut mending, &mut found, u, slice),
-                None => self.descend(&mut found, u, slice, steps),
+                None => {
+                    self.descend(&mut found, u, slice * 2, steps);
+                    if is_mended {
+                        self.mend_at_bound(&mut mending, &mut found, u, slice * 2);
+                    }
+                }
             }
             if self.delay_ns() <= self.bound.delay_ns {
                 break;
@@ -81,17 +87,25 @@ impl<'g> Run<'_, 'g, '_> {
         found
     }
 
-    /// Mends a placement at the bound, and if that fails, at the middle between it and the incumbent.
-    fn mend_towards_bound(&mut self, mending: &mut Mending<'g>, found: &mut Search<'g>, u: Ratio, slice: Duration) {
-        let low = self.bound.delay_ns;
-        for (target, slice) in [(low, slice * 4), (low + (self.delay_ns() - low) / 2, slice * 2)] {
-            if self.delay_ns() <= target {
-                return;
+    /// The search at the bound, again and again, for this long; once if a program will do.
+    fn try_bound(&mut self, found: &Search<'g>, u: Ratio, slice: Duration, steps: usize) -> Option<Search<'g>> {
+        let clock = self.clock.slice(slice);
+        loop {
+            let better = self.try_delay(found, u, self.bound.delay_ns, slice, steps);
+            if better.is_some() || self.is_small || clock.is_over() {
+                return better;
             }
-            if let Some(better) = self.mend(mending, self.goal.load.thresholds(u, target), slice) {
-                self.keep(&better, "delay");
-                *found = better;
-            }
+        }
+    }
+
+    /// Mends a placement at the bound.
+    fn mend_at_bound(&mut self, mending: &mut Mending<'g>, found: &mut Search<'g>, u: Ratio, slice: Duration) {
+        let bound_ns = self.bound.delay_ns;
+        if self.delay_ns() > bound_ns
+            && let Some(better) = self.mend(mending, self.goal.load.thresholds(u, bound_ns), slice)
+        {
+            self.keep(&better, "delay");
+            *found = better;
         }
     }
 
@@ -102,10 +116,10 @@ impl<'g> Run<'_, 'g, '_> {
     /// The search at the middle between what it reached and what it failed to reach; not for long, a round has other work.
     fn descend(&mut self, found: &mut Search<'g>, u: Ratio, slice: Duration, steps: usize) {
         let mut low = self.bound.delay_ns;
-        let clock = self.clock.slice(slice * 2);
+        let clock = self.clock.slice(slice);
         while self.delay_ns() > low + 1 + low / 1000 && !clock.is_over() {
             let middle = low + (self.delay_ns() - low) / 2;
-            match self.try_delay(found, u, middle, slice / 2, steps / 2) {
+            match self.try_delay(found, u, middle, slice / 3, (steps / 4).max(STEPS)) {
                 Some(better) => *found = better,
                 None => low = middle,
             }
