@@ -7,12 +7,14 @@ use std::collections::BinaryHeap;
 
 use crate::search::graph::{FAR, Graph};
 
-/// On more hosts than this there are none: the pairs would be too many.
+/// On more hosts than this there are none: the pairs would be too many. A host is a bit of a word.
 const HOSTS_MAX: usize = 64;
 /// Ways per pair.
 const WAYS_MAX: usize = 4;
 /// Beginnings of ways that are looked at per pair.
 const LOOKS_MAX: usize = 256;
+/// Where a way begins.
+const NO_STEP: usize = usize::MAX;
 
 /// A way from one host to another that passes no host twice.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +62,13 @@ impl Segments {
     /// The best first over the beginnings of ways, each with the least that is to come.
     fn add_shortest(&mut self, graph: &Graph, from: usize, to: usize) {
         let known = self.segments.len();
-        let mut heap = BinaryHeap::from([(Reverse(graph.delay_ns(from, to)), 0_u64, vec![from], Vec::new())]);
+        // The last link of a beginning, and the beginning without it.
+        let mut steps: Vec<(u32, usize)> = Vec::new();
+        let mut heap = BinaryHeap::from([(Reverse(graph.delay_ns(from, to)), 0, from, 1_u64 << from, NO_STEP)]);
         for _ in 0..LOOKS_MAX {
-            let Some((_, delay_ns, passed, links)) = heap.pop() else { break };
-            let here = *passed.last().unwrap_or(&from);
+            let Some((_, delay_ns, here, passed, last)) = heap.pop() else { break };
             if here == to {
-                self.add(delay_ns, &links);
+                self.add(delay_ns, &steps, last);
                 if self.segments.len() == known + WAYS_MAX {
                     break;
                 }
@@ -74,23 +77,24 @@ impl Segments {
             for arc in graph.from(here) {
                 let next = arc.to as usize;
                 let rest_ns = graph.delay_ns(next, to);
-                if rest_ns < FAR && !passed.contains(&next) {
-                    let passed = passed.iter().copied().chain([next]).collect();
-                    let links = links.iter().copied().chain([arc.link]).collect();
+                if rest_ns < FAR && passed >> next & 1 == 0 {
                     let delay_ns = delay_ns + arc.delay_ns;
-                    heap.push((Reverse(delay_ns + rest_ns), delay_ns, passed, links));
+                    steps.push((arc.link, last));
+                    heap.push((Reverse(delay_ns + rest_ns), delay_ns, next, passed | 1 << next, steps.len() - 1));
                 }
             }
         }
     }
 
-    fn add(&mut self, delay_ns: u64, links: &[u32]) {
-        let begin = self.links.len() as u32;
-        self.links.extend_from_slice(links);
-        for &link in links {
+    fn add(&mut self, delay_ns: u64, steps: &[(u32, usize)], mut last: usize) {
+        let begin = self.links.len();
+        while let Some(&(link, before)) = steps.get(last) {
+            self.links.push(link);
             self.by_link[link as usize].push(self.segments.len() as u32);
+            last = before;
         }
-        self.segments.push(Segment { delay_ns, begin, end: self.links.len() as u32 });
+        self.links[begin..].reverse();
+        self.segments.push(Segment { delay_ns, begin: begin as u32, end: self.links.len() as u32 });
     }
 
     /// Between how many hosts.
