@@ -33,6 +33,9 @@ const FOOTPRINT_KEPT: f64 = 0.9;
 const FORESEEN_TABLES_MAX: usize = 128;
 /// From so much above the score aimed at, rerouting the units in trouble is worth a try.
 const SETTLED_BY: f64 = 6.0;
+/// What is overloaded in a placement near a solution, in flows, at most; and how many of these are remembered.
+const NEAR_ENERGY: f64 = 5.0;
+const NEAR_MAX: usize = 100;
 /// How often a change is drawn among those that help a late unit.
 const IN_TIME_SHARE: f64 = 0.3;
 /// What history gains per pass from a threshold exceeded by its own size.
@@ -50,6 +53,16 @@ pub struct Search<'g> {
     /// Cores filled beyond what is needed at least; none: all.
     spare: Option<u32>,
     order: Vec<u32>,
+    near: Vec<Near>,
+}
+
+/// A placement in which all units are in time and little is overloaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Near {
+    /// The energy when it was met.
+    pub energy: f64,
+    /// Instances by host and kind.
+    pub counts: Vec<Vec<u32>>,
 }
 
 /// How a search begins.
@@ -73,7 +86,7 @@ impl<'g> Search<'g> {
         let router = Router::new(&layout);
         let order = (0..ground.units.len() as u32).collect();
         let (rng, spare) = (Rng::with_seed(start.seed), start.spare);
-        let mut search = Search { layout, router, rng, least: least.to_vec(), spare, order };
+        let mut search = Search { layout, router, rng, least: least.to_vec(), spare, order, near: Vec::new() };
         if spare.is_some() {
             // An instance that runs already takes of the spare cores like any other.
             search.layout.shed(least);
@@ -107,6 +120,7 @@ impl<'g> Search<'g> {
 
     /// Goes on from where it is at other thresholds.
     pub fn retarget(&mut self, thresholds: Thresholds, least: &[usize]) {
+        self.near.clear();
         self.least = least.to_vec();
         self.layout.set_thresholds(thresholds);
     }
@@ -205,6 +219,7 @@ impl<'g> Search<'g> {
             let after = self.score();
             if after <= most {
                 score = after;
+                self.note_near();
             } else {
                 self.undo(change, journal);
             }
@@ -224,6 +239,26 @@ impl<'g> Search<'g> {
             }
         }
         false
+    }
+
+    /// Remembers the placement if it is near a solution: others may find the ways through it.
+    fn note_near(&mut self) {
+        let energy = self.layout.energy();
+        let worst = if self.near.len() < NEAR_MAX { NEAR_ENERGY } else { self.near[NEAR_MAX - 1].energy };
+        if energy > worst || self.layout.late().next().is_some() {
+            return;
+        }
+        let counts = self.layout.counts();
+        if self.near.iter().all(|near| near.counts != counts) {
+            let at = self.near.partition_point(|near| near.energy <= energy);
+            self.near.insert(at, Near { energy, counts });
+            self.near.truncate(NEAR_MAX);
+        }
+    }
+
+    /// The placements near a solution that were met, the nearest first.
+    pub fn take_near(&mut self) -> Vec<Near> {
+        std::mem::take(&mut self.near)
     }
 
     /// Whether the units that a change makes late are alone too much, however all are routed.
@@ -256,3 +291,45 @@ impl<'g> Search<'g> {
 const HOT: f64 = 1.2;
 const COLD: f64 = 0.4;
 const SURROGATE_STEPS: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bounds;
+    use crate::instance;
+    use crate::ratio::Ratio;
+
+    // What is remembered wrong costs the ways program its time, and what is remembered twice too.
+    #[test]
+    fn placements_near_a_solution_are_remembered() {
+        let problem = instance::as16631(9, 40, 1);
+        let ground = Ground::new(&problem, 1000);
+        let u = Ratio::new(7, 10);
+        // A little looser than what nothing can beat.
+        let delay_ns = bounds::longest_shortest_ns(&ground.graph, &problem) * 21 / 20;
+        let thresholds = Thresholds { link_u: u, core_u: u, delay_ns };
+        let least = bounds::least_instances(&problem, u).unwrap();
+        let mut met = 0;
+        for seed in 0..6 {
+            let start = Start { seed, ..Start::default() };
+            let mut search = Search::start(&ground, thresholds, &least, &start).unwrap();
+            search.run(10_000, &Clock::new(Duration::from_secs(600), None));
+            let near = search.take_near();
+            assert!(near.is_sorted_by_key(|near| near.energy) && near.len() <= NEAR_MAX);
+            for (at, Near { energy, counts }) in near.iter().enumerate() {
+                assert!((0.0..=NEAR_ENERGY).contains(energy), "{energy}");
+                assert!(near[..at].iter().all(|other| other.counts != *counts), "twice");
+                let there = Start { seed, spare: None, counts: Some(counts) };
+                let mut again = Search::start(&ground, thresholds, &least, &there).unwrap();
+                assert_eq!(again.layout.counts(), *counts);
+                again.reroute_all();
+                assert_eq!(again.layout.late().count(), 0, "somebody is late whatever his way");
+            }
+            met += near.len();
+            assert!(search.take_near().is_empty());
+        }
+        assert!(met > 10, "{met} placements");
+    }
+}

@@ -1,4 +1,4 @@
-//! Placements where the search got stuck, mended by the ways program.
+//! Placements where the search got stuck or that it came near with, mended by the ways program.
 //!
 //! The search routes one flow after the other and so calls many a placement overloaded through which there are ways for all. The ways
 //! program knows: it says how much of the flows is missing, which placements next to this one miss less, and in the end the ways.
@@ -9,7 +9,7 @@ use crate::bounds;
 use crate::clock::Clock;
 use crate::milp::given::Given;
 use crate::search::layout::{Ground, Thresholds};
-use crate::search::{Search, Start};
+use crate::search::{Near, Search, Start};
 use crate::solve::Run;
 
 /// The program, and the best placement so far for all thresholds that were aimed at and not reached.
@@ -34,6 +34,8 @@ const ANNEAL_STEPS: usize = 20_000;
 const SHORT_SLICE: Duration = Duration::from_secs(4);
 /// A placement is gone on from so often before another is begun.
 const TURNS_MAX: u32 = 2;
+/// A placement that misses more flows than this is not gone on from.
+const NEAR_MISSING: f64 = 1.0;
 /// For whole ways.
 const WHOLE_SLICE: Duration = Duration::from_secs(2);
 
@@ -74,6 +76,9 @@ impl<'g> Run<'_, 'g, '_> {
         let clock = self.clock.slice(slice);
         let least = bounds::least_instances(self.problem, thresholds.core_u)?;
         mending.given.retarget(thresholds);
+        if let Some(found) = self.mend_near(mending, thresholds, &clock) {
+            return Some(found);
+        }
         let counts = mending.resume(thresholds);
         let start = Start { seed: self.next_seed(), spare: None, counts: counts.as_deref() };
         let mut search = Search::start(self.ground, thresholds, &least, &start)?;
@@ -89,6 +94,34 @@ impl<'g> Run<'_, 'g, '_> {
             return None;
         }
         self.routed(&mending.given, thresholds, &counts)
+    }
+
+    /// Ways through the placements near a solution that the search met. The one that misses least is gone on from.
+    fn mend_near(
+        &mut self,
+        mending: &mut Mending<'g>,
+        thresholds: Thresholds,
+        clock: &Clock<'_>,
+    ) -> Option<Search<'g>> {
+        let mut near: Vec<Near> = std::mem::take(&mut self.near)
+            .into_iter()
+            .filter(|(at, _)| *at == thresholds)
+            .map(|(_, near)| near)
+            .collect();
+        near.sort_by(|a, b| a.energy.total_cmp(&b.energy));
+        near.dedup();
+        for Near { counts, .. } in near {
+            if clock.is_over() {
+                return None;
+            }
+            let Some(missing) = mending.given.missing(&counts, NEAR_MISSING, clock) else { continue };
+            if missing > 0.0 {
+                mending.rest(thresholds, counts, missing);
+            } else if let Some(found) = self.routed(&mending.given, thresholds, &counts) {
+                return Some(found);
+            }
+        }
+        None
     }
 
     /// Whole ways through a placement through which there are split ones.

@@ -29,7 +29,7 @@ use crate::milp::whole;
 use crate::problem::Problem;
 use crate::ratio::Ratio;
 use crate::search::layout::{Ground, Thresholds};
-use crate::search::{Search, Start};
+use crate::search::{Near, Search, Start};
 
 /// Which load is minimised first: the paper's objectives None, C, L and M.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -264,6 +264,7 @@ fn solve_as(
         bound: Value::LEAST,
         excluded: false,
         is_small,
+        near: Vec::new(),
     };
     let Some(found) = run.load() else {
         return match run.why_not() {
@@ -296,6 +297,8 @@ struct Run<'p, 'g, 'w> {
     excluded: bool,
     /// A program solves it whole.
     is_small: bool,
+    /// Placements near a solution at some thresholds, for the ways program.
+    near: Vec<(Thresholds, Near)>,
 }
 
 impl Value {
@@ -325,7 +328,7 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
         (self.watch)(&Progress { elapsed: self.clock.elapsed(), stage, incumbent, bound: self.bound });
     }
 
-    /// Restarts of the search at the thresholds until one succeeds or the slice is over.
+    /// Restarts of the search at the thresholds until one succeeds or the slice is over. Placements that came near are kept.
     fn attempt(
         &mut self,
         thresholds: Thresholds,
@@ -339,6 +342,9 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
             let mut search = Search::start(self.ground, thresholds, &least, &start)?;
             if search.run(steps, clock) {
                 return Some(search);
+            }
+            if self.is_walked() && self.near.len() < NEAR_MAX {
+                self.near.extend(search.take_near().into_iter().map(|near| (thresholds, near)));
             }
         }
         None
@@ -398,5 +404,7 @@ fn longer(slice: Duration) -> Duration {
 
 /// For one try of the search on a small problem.
 const SMALL_SLICE: Duration = Duration::from_millis(20);
+/// Placements near a solution that wait for the ways program: no more are taken.
+const NEAR_MAX: usize = 1000;
 /// Changes tried before a restart.
 const STEPS: usize = 2000;
