@@ -114,7 +114,9 @@ fn every_form_of_output_is_written() {
         (text, told)
     };
     let (table, told) = place(&[]);
-    assert!(table.contains("\nproven optimal\n") && table.contains("a > b [firewall/"), "{table}");
+    // Either host would do.
+    let is_placed = table.contains("a > b [firewall/1]") || table.contains("a [firewall/1] > b");
+    assert!(table.contains("\nproven optimal\n") && is_placed, "{table}");
     assert!(told.contains("load: ") && told.contains("proven"), "{told}");
     let (json, told) = place(&["-o", "json", "--quiet"]);
     assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON")["is_proven"], true);
