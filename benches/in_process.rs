@@ -79,7 +79,7 @@ pub fn count(bursts: u32) -> Result<Counted, RigError> {
     crate::rig::stages::run(bursts)
 }
 
-/// What [`count`] did.
+/// What `count` did, which only builds with DPDK have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
     /// Flows, or rules, that went through each stage.
