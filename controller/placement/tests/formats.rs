@@ -5,7 +5,7 @@ use placement::solve::{Goal, Limits, Load, solve};
 
 const SNDLIB: &str = "?SNDlib native format; type: network; version: 1.0\n# a\nNODES (\n  A ( 10.0 50.0 )\n  B ( 11.0 51.0 )\n)\nLINKS (\n  L1 ( A B ) 0.00 0.00 0.00 0.00 ( 40.00 1.0 155.00 2.0 )\n)\n";
 const GML: &str = "graph [\n  node [\n    id 0\n    label \"Here\"\n    Longitude 10.0\n    Latitude 50.0\n  ]\n  node [\n    id 1\n    label \"Here\"\n  ]\n  edge [\n    source 0\n    target 1\n    LinkSpeedRaw 1000000000.0\n  ]\n]\n";
-const DOCUMENT: &str = "name: two\nhosts:\n  - {name: a, cores: 2}\n  - {name: b, cores: [1, 1]}\nlinks:\n  - {from: a, to: b, capacity: 10, delay_ms: 1.5, both_ways: true}\nkinds:\n  - {name: firewall, capacity: 10}\nflows:\n  - {from: a, to: b, chain: [firewall], count: 3}\n";
+const DOCUMENT: &str = "name: two\nhosts:\n  - {name: a, cores: 2}\n  - {name: b, cores: [1, 1]}\nlinks:\n  - {from: a, to: b, capacity: 10, delay_ms: 1.5, both_ways: true}\nkinds:\n  - {name: firewall, capacity: 10, on: {a: 0}}\nflows:\n  - {from: a, to: b, chain: [firewall], count: 3}\n";
 
 #[test]
 fn the_papers_topology_is_read() {
@@ -49,9 +49,7 @@ fn a_document_is_solved_and_shown() {
     let outcome = solve(&problem, goal, Limits::default(), &mut |_| {});
     let solved = outcome.solved().unwrap();
     assert!(solved.is_proven());
-    // Either host would do.
-    let text = table::text(&problem, solved);
-    assert!(text.contains("a > b [firewall/1]") || text.contains("a [firewall/1] > b"), "{text}");
+    assert!(table::text(&problem, solved).contains("a > b [firewall/"), "{}", table::text(&problem, solved));
     let first = |goal: Goal| {
         let outcome = solve(&problem, goal, Limits::default(), &mut |_| {});
         table::text(&problem, outcome.solved().unwrap()).lines().next().unwrap().to_owned()
