@@ -20,7 +20,7 @@ pub struct ByHosts {
 }
 
 /// The cheapest way to a host that serves a position.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Reached {
     cost: u32,
     delay_ns: u64,
@@ -163,10 +163,8 @@ mod tests {
     use super::*;
     use crate::problem::NO_DELAY_BOUND_NS;
     use crate::random;
-    use crate::ratio::Ratio;
     use crate::search::by_links::ByLinks;
-    use crate::search::layout::Thresholds;
-    use crate::search::{Search, Start};
+    use crate::search::tests::begun;
 
     /// What a way costs at the prices of the layout.
     fn cost(layout: &Layout, unit: usize, way: &Way) -> f32 {
@@ -180,12 +178,6 @@ mod tests {
             price
         });
         links.sum::<f32>() + slots.sum::<f32>()
-    }
-
-    /// The search at its beginning, with flows on their ways.
-    fn begun<'g>(ground: &'g Ground<'g>, seed: u64, delay_ns: u64) -> Option<Search<'g>> {
-        let thresholds = Thresholds { link_u: Ratio::ONE, core_u: Ratio::ONE, delay_ns };
-        Search::start(ground, thresholds, &[1, 1, 1], &Start { seed, ..Start::default() })
     }
 
     // Prices that are not brought up to date, or a host left out, make ways dearer than they need be. Where every way that is worth

@@ -301,6 +301,12 @@ mod tests {
     use crate::instance;
     use crate::ratio::Ratio;
 
+    /// A search of a random problem at its beginning, with flows on their ways.
+    pub(super) fn begun<'g>(ground: &'g Ground<'g>, seed: u64, delay_ns: u64) -> Option<Search<'g>> {
+        let thresholds = Thresholds { link_u: Ratio::ONE, core_u: Ratio::ONE, delay_ns };
+        Search::start(ground, thresholds, &[1, 1, 1], &Start { seed, ..Start::default() })
+    }
+
     // What is remembered wrong costs the ways program its time, and what is remembered twice too.
     #[test]
     fn placements_near_a_solution_are_remembered() {

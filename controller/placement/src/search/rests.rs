@@ -170,13 +170,8 @@ fn nearest(hosts: &[u32], delay_ns: impl Fn(usize) -> u64) -> u64 {
 mod tests {
     use super::*;
     use crate::random;
-    use crate::ratio::Ratio;
-    use crate::search::layout::{Ground, Thresholds};
-    use crate::search::{Search, Start};
-
-    fn thresholds(delay_ns: u64) -> Thresholds {
-        Thresholds { link_u: Ratio::ONE, core_u: Ratio::ONE, delay_ns }
-    }
+    use crate::search::layout::Ground;
+    use crate::search::tests::begun;
 
     fn from_entries(rests: &mut Rests, layout: &Layout) -> Vec<u64> {
         let units = &layout.ground.units;
@@ -191,8 +186,7 @@ mod tests {
         for seed in 0..60 {
             let problem = random::problem(seed, 4, 6);
             let ground = Ground::new(&problem, 1000);
-            let start = Start { seed, ..Start::default() };
-            let Some(mut search) = Search::start(&ground, thresholds(200), &[1, 1, 1], &start) else { continue };
+            let Some(mut search) = begun(&ground, seed, 200) else { continue };
             for _ in 0..100 {
                 let Some(change) = search.propose() else { continue };
                 let mut rests = Rests::new(ground.tables.len());
@@ -220,8 +214,7 @@ mod tests {
         for seed in 0..60 {
             let problem = random::problem(seed, 5, 6);
             let ground = Ground::new(&problem, 1000);
-            let start = Start { seed, ..Start::default() };
-            let Some(mut search) = Search::start(&ground, thresholds(100), &[1, 1, 1], &start) else { continue };
+            let Some(mut search) = begun(&ground, seed, 100) else { continue };
             let late: Vec<usize> = search.layout.late().collect();
             for unit in late {
                 let helping = Rests::new(ground.tables.len()).helping(&search.layout, unit);

@@ -108,8 +108,10 @@ impl<'g> Run<'_, 'g, '_> {
             .filter(|(at, _)| *at == thresholds)
             .map(|(_, near)| near)
             .collect();
+        // Several runs may have met the same one.
+        near.sort_by(|a, b| a.counts.cmp(&b.counts));
+        near.dedup_by(|a, b| a.counts == b.counts);
         near.sort_by(|a, b| a.energy.total_cmp(&b.energy));
-        near.dedup();
         for Near { counts, .. } in near {
             if clock.is_over() {
                 return None;

@@ -343,7 +343,7 @@ impl<'g, 'w> Run<'_, 'g, 'w> {
             if search.run(steps, clock) {
                 return Some(search);
             }
-            if self.is_walked() && self.near.len() < NEAR_MAX {
+            if self.is_walked() && self.near.len() < NEAR_WAITING_MAX {
                 self.near.extend(search.take_near().into_iter().map(|near| (thresholds, near)));
             }
         }
@@ -405,6 +405,6 @@ fn longer(slice: Duration) -> Duration {
 /// For one try of the search on a small problem.
 const SMALL_SLICE: Duration = Duration::from_millis(20);
 /// Placements near a solution that wait for the ways program: no more are taken.
-const NEAR_MAX: usize = 1000;
+const NEAR_WAITING_MAX: usize = 1000;
 /// Changes tried before a restart.
 const STEPS: usize = 2000;
